@@ -1,0 +1,34 @@
+"""The interface through which the core can be observed without knowing by whom.
+
+`telemetry/` implements it with Prometheus; tests implement it with lists. Every method is called on the event
+loop's thread, must return at once and must not raise.
+"""
+
+from __future__ import annotations
+
+from service.core.request import Classification, Plan, RunResult
+
+
+class Instrument:
+    """Observes the life of requests. Every method here does nothing; override what you need."""
+
+    def request_admitted(self) -> None:
+        """A request passed the door and is now somewhere between decode and its answer."""
+
+    def request_settled(self, classification: Classification) -> None:
+        """An admitted request got its answer."""
+
+    def request_failed(self, error: Exception, *, admitted: bool, waited_ns: int) -> None:
+        """A request ended without an answer. `admitted` False: refused at the door."""
+
+    def request_cancelled(self, waited_ns: int) -> None:
+        """The caller of an admitted request left before it was settled."""
+
+    def queue_changed(self, queued: int, in_flight: int) -> None:
+        """The number of requests waiting for a worker, or being run, changed."""
+
+    def run_finished(self, plan: Plan, result: RunResult) -> None:
+        """A worker finished a planned run; compare `plan.latency_ns` with what it took."""
+
+    def run_failed(self, plan: Plan, error: BaseException) -> None:
+        """A worker raised while running a plan."""

@@ -1,0 +1,61 @@
+"""What the engine needs of the runtime, as interfaces, so that core imports none of it.
+
+`service/runtime/` implements them with Pillow, threads and ONNX Runtime; `tests/fakes/` with a fake clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from service.core.request import ImageHeader, Plan, RunResult
+
+
+class DecodedImage(Protocol):
+    """Pixels ready for a worker. Core only carries it from the decoder to the worker."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory the pixels hold."""
+        ...
+
+
+class Decoder(Protocol):
+    """Turns encoded bytes into pixels, in a bounded pool of threads."""
+
+    def probe(self, image: bytes) -> ImageHeader:
+        """Read only the header: cheap enough for the event loop.
+
+        Raises:
+            InvalidImage: not a picture, or its header is cut off.
+            UnsupportedMediaType: a picture of a format that is not served.
+            ImageTooLarge: more pixels than the server takes.
+        """
+        ...
+
+    def decode(self, image: bytes, resolution: int) -> Awaitable[DecodedImage]:
+        """Decode to RGB, at a size no smaller than a network of `resolution` pixels needs.
+
+        Raises (from the awaitable):
+            InvalidImage: corrupt or truncated.
+            Overloaded: the pool's own bound is reached.
+        """
+        ...
+
+
+class WorkerPool(Protocol):
+    """Runs plans on worker threads. Worker ids are 0..count-1, each runs one plan at a time."""
+
+    def start_run(
+        self,
+        worker: int,
+        plan: Plan,
+        images: Sequence[DecodedImage],
+        top_k: int,
+        done: Callable[[RunResult | BaseException], None],
+    ) -> None:
+        """Hand the plan to `worker`, which must be idle, and return at once.
+
+        `done` is called exactly once, on the worker's thread, with the result or with what was raised.
+        """
+        ...

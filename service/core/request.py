@@ -1,0 +1,132 @@
+"""The value objects that travel with a request: what was asked, what was decided, what came out.
+
+All frozen, all times integers of nanoseconds on the engine's monotonic clock. Milliseconds exist only on the
+wire.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from model_store.manifest import ModelVariant
+
+PRIORITY_MAX = 9
+
+
+class OnMiss(StrEnum):
+    """What to do with a request that no allowed variant can answer in time."""
+
+    REJECT = "reject"
+    """Fail it as soon as that is known."""
+    LATE = "late"
+    """Answer it with the fastest allowed variant when there is room, marked `budget_met: false`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingPolicy:
+    """How one request may be routed.
+
+    `variant` pins it to one variant; `min_accuracy` (top-1 percent) excludes less accurate ones; `target_ns`
+    is a soft latency target (the paper's objective, see `batch_planner`); `priority` 0..9, higher first among
+    requests of equal slack.
+    """
+
+    variant: str | None = None
+    min_accuracy: float | None = None
+    target_ns: int | None = None
+    on_miss: OnMiss = OnMiss.REJECT
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOptions:
+    """What the caller asked for. `budget_ns` None means the server's default budget."""
+
+    budget_ns: int | None = None
+    top_k: int = 5
+    policy: RoutingPolicy = RoutingPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What is known of a picture before decoding it: container format ("JPEG", "PNG", …) and pixels."""
+
+    format: str
+    width: int
+    height: int
+
+    @property
+    def pixels(self) -> int:
+        """Width times height."""
+        return self.width * self.height
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedRequest:
+    """What the scheduler knows of a decoded request. The pixels stay with the engine, keyed by `request_id`.
+
+    `deadline_ns` is when the answer must be ready to be written; `submitted_ns` when it entered the queue.
+    """
+
+    request_id: int
+    submitted_ns: int
+    deadline_ns: int
+    policy: RoutingPolicy = RoutingPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One decided run: `variant` on `threads` cores for these requests, predicted to take `latency_ns`."""
+
+    variant: str
+    threads: int
+    request_ids: tuple[int, ...]
+    latency_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a worker reports of one finished run.
+
+    `top` holds, per image in plan order, (class index, probability) pairs in falling probability.
+    `preprocess_ns` and `inference_ns` are for the whole batch: each request waited for all of it.
+    """
+
+    top: tuple[tuple[tuple[int, float], ...], ...]
+    preprocess_ns: int
+    inference_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One class with its probability; `wnid` (WordNet id) is None where the labels have none."""
+
+    index: int
+    wnid: str | None
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimings:
+    """Where the time went. `queue_ns` is from decoded to dispatched; `total_ns` from received to settled."""
+
+    decode_ns: int
+    queue_ns: int
+    preprocess_ns: int
+    inference_ns: int
+    total_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """A request's answer. `degraded_from` names what an idle server would have used, when load forced less."""
+
+    predictions: tuple[Prediction, ...]
+    variant: ModelVariant
+    budget_ns: int
+    budget_met: bool
+    timings: StageTimings
+    batch_size: int
+    degraded_from: str | None

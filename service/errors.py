@@ -1,0 +1,84 @@
+"""Every way a request can fail, as one tree that knows neither HTTP nor gRPC.
+
+    PhiserveError
+    ├── InvalidImage            the bytes are not a picture that can be decoded
+    ├── InvalidArgument         a parameter is malformed or contradictory
+    ├── ImageTooLarge           too many bytes or too many pixels
+    ├── UnsupportedMediaType    a format that is not served
+    ├── Unauthenticated         no or wrong credentials
+    ├── UnknownVariant          no such variant in the store
+    ├── Overloaded              a bound is reached; come back in `retry_after_ns`
+    ├── DeadlineExceeded        no variant can make, or made, the budget
+    ├── NotReady                starting or draining
+    └── InferenceFailed         the runtime failed on this request
+
+`frontends/status_codes.py` is the one table that maps a class to a wire status. Each error's `detail` is
+written for the caller: what was wrong and what would have worked.
+"""
+
+from __future__ import annotations
+
+
+class PhiserveError(Exception):
+    """Base of all errors a request can end with. `detail` is shown to the caller."""
+
+    def __init__(self, detail: str) -> None:
+        """`detail`: one or two sentences for the caller; holds no internals and no image bytes."""
+        super().__init__(detail)
+        self.detail = detail
+
+
+class InvalidImage(PhiserveError):
+    """The bytes are not a picture that can be decoded (truncated, corrupt, or not an image)."""
+
+
+class InvalidArgument(PhiserveError):
+    """A parameter is malformed, out of range, or contradicts another one."""
+
+
+class ImageTooLarge(PhiserveError):
+    """The image has more bytes or more pixels than the server takes."""
+
+
+class UnsupportedMediaType(PhiserveError):
+    """The image is of a format the server does not serve."""
+
+
+class Unauthenticated(PhiserveError):
+    """The call carries no credentials, or wrong ones."""
+
+
+class UnknownVariant(PhiserveError):
+    """The call names a variant that the store does not hold or may not be routed to."""
+
+
+class Overloaded(PhiserveError):
+    """A bound (queue, decode pool, client share) is reached.
+
+    `retry_after_ns`: how long until there should be room, from the queue's own estimate.
+    """
+
+    def __init__(self, detail: str, *, retry_after_ns: int) -> None:
+        """See the class."""
+        super().__init__(detail)
+        self.retry_after_ns = retry_after_ns
+
+
+class DeadlineExceeded(PhiserveError):
+    """No allowed variant can make the budget, or the budget ran out while waiting.
+
+    `smallest_feasible_budget_ns`: the budget that an idle server would have met for this request, if known.
+    """
+
+    def __init__(self, detail: str, *, smallest_feasible_budget_ns: int | None = None) -> None:
+        """See the class."""
+        super().__init__(detail)
+        self.smallest_feasible_budget_ns = smallest_feasible_budget_ns
+
+
+class NotReady(PhiserveError):
+    """The server is starting up or draining and takes no new requests."""
+
+
+class InferenceFailed(PhiserveError):
+    """The runtime raised while serving this request. The cause is logged, never sent to the caller."""

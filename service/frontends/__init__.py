@@ -1,0 +1,1 @@
+"""Thin translations between a wire protocol and `service.core.engine`. No business logic lives here."""

@@ -1,0 +1,1 @@
+"""The doing part: decode, crop, resize, run the network. Decides nothing about which variant or batch."""
