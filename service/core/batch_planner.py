@@ -1,0 +1,230 @@
+"""Which (variant, thread width, batch) an idle worker should run next, and for whom. Pure and deterministic.
+
+Called when a worker is idle, so that the choice sees the true slack, the true queue and the true batch (late
+binding). Each candidate run gets a net value in top-1 points, and the best one is dispatched:
+
+    sum over the batch of (accuracy - worth of serving that request alone later)
+    - price of core time * core time the run takes              load.py: what the cores could earn otherwise
+    - accuracy * requests already queued that would be lost      from the queue's own deadlines
+    - accuracy * arrivals expected to be lost to blocking        load.py: short budgets behind a long run
+
+Idle, price and losses are zero and the most accurate choice that fits wins, as in MDInference's MaxAcc. Under
+load the price slides the choice to cheaper variants before deadlines are lost; in overload it is set by the
+cheapest variant, and batches that save core time win, as in SuperServe's SlackFit (NSDI'25). A head whose
+slack would shrink everyone's batch is skipped when that loses less than it gains, which is Nexus's early drop
+(SOSP'19) with a price tag. No candidate is considered that the profile says misses a packed deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.core.deadline_queue import DeadlineQueue
+from service.core.load import LoadEstimator
+from service.core.menu import Choice, Menu
+from service.core.request import Plan, QueuedRequest, RoutingPolicy
+
+_OFFSETS = (0, 1, 2, 4, 8, 16)
+_LOOKAHEAD_RATIO = 1.25
+_TIE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerSettings:
+    """Bounds of a plan. `overhead_ns`: from the end of a run until its answers are ready to be written."""
+
+    batch_size_max: int
+    overhead_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What the planner is asked about: the queue, the idle workers and when the busy ones should be free."""
+
+    queue: DeadlineQueue
+    now_ns: int
+    idle: int
+    free_at_ns: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    choice: Choice
+    batch: tuple[QueuedRequest, ...]
+    latency_ns: int
+    skipped: int
+
+
+class BatchPlanner:
+    """Plans runs from a menu. Holds no state but the load estimate it is given."""
+
+    def __init__(self, menu: Menu, load: LoadEstimator, settings: PlannerSettings) -> None:
+        """See the module for the objective."""
+        self.menu = menu
+        self.load = load
+        self.settings = settings
+
+    def plan(self, situation: Situation) -> Plan | None:
+        """The run to start now, or None if no queued request can be served in time by an idle worker."""
+        if not situation.idle or not len(situation.queue):
+            return None
+        candidates = self._candidates(situation)
+        if not candidates:
+            return None
+        price = self.load.price_per_core_ns(situation.now_ns)
+        losses = _QueueLoss(situation, self.menu.cheapest, self.settings.overhead_ns)
+        best = max(candidates, key=lambda candidate: self._key(candidate, situation, price, losses))
+        return Plan(
+            variant=best.choice.variant.name,
+            threads=best.choice.threads,
+            request_ids=tuple(request.request_id for request in best.batch),
+            latency_ns=best.latency_ns,
+        )
+
+    def plan_late(self, request: QueuedRequest, idle: int) -> Plan | None:
+        """The fastest run for one request that cannot make its deadline any more but wants its answer."""
+        fitting = [choice for choice in self.menu.allowed(request.policy) if choice.threads <= idle]
+        if not fitting:
+            return None
+        choice = min(fitting, key=lambda c: c.latency_ns(1))
+        return Plan(choice.variant.name, choice.threads, (request.request_id,), choice.latency_ns(1))
+
+    def _candidates(self, situation: Situation) -> list[_Candidate]:
+        queue, candidates = situation.queue, []
+        sizes_matter = any(len(choice.batch_sizes) > 1 for choice in self.menu.choices)
+        for offset in _OFFSETS if sizes_matter else _OFFSETS[:1]:
+            if offset >= len(queue):
+                break
+            first = queue[offset]
+            slack_ns = first.deadline_ns - self.settings.overhead_ns - situation.now_ns
+            for choice in self.menu.allowed(first.policy):
+                if choice.threads <= situation.idle and choice.latency_ns(1) <= slack_ns:
+                    candidates.extend(self._batches(situation, choice, offset))
+            if candidates and not sizes_matter:
+                break
+        if not candidates:
+            candidates.extend(self._first_that_fits(situation))
+        return candidates
+
+    def _first_that_fits(self, situation: Situation) -> list[_Candidate]:
+        """When every head waits for a variant or width that is not to be had now, serve the next that can be."""
+        for position, request in enumerate(situation.queue):
+            slack_ns = request.deadline_ns - self.settings.overhead_ns - situation.now_ns
+            found = [
+                _Candidate(choice, (request,), choice.latency_ns(1), position)
+                for choice in self.menu.allowed(request.policy)
+                if choice.threads <= situation.idle and choice.latency_ns(1) <= slack_ns
+            ]
+            if found:
+                return found
+        return []
+
+    def _batches(self, situation: Situation, choice: Choice, offset: int) -> list[_Candidate]:
+        """Batches of `choice` that start with the request at `offset`, one per batch size worth planning."""
+        size_max = min(choice.batch_sizes[-1], self.settings.batch_size_max, len(situation.queue) - offset)
+        packed: list[QueuedRequest] = []
+        found: list[_Candidate] = []
+        earliest_ns = situation.queue[offset].deadline_ns
+        for position in range(offset, len(situation.queue)):
+            request = situation.queue[position]
+            if packed and not self._admits(request, choice):
+                if position - offset > 4 * size_max:
+                    break
+                continue
+            earliest_ns = min(earliest_ns, request.deadline_ns)
+            latency_ns = choice.latency_ns(len(packed) + 1)
+            if situation.now_ns + latency_ns + self.settings.overhead_ns > earliest_ns:
+                break
+            packed.append(request)
+            size = len(packed)
+            if size in choice.batch_sizes or size == size_max:
+                found.append(_Candidate(choice, tuple(packed), latency_ns, offset))
+            if size == size_max:
+                break
+        return found
+
+    def _admits(self, request: QueuedRequest, choice: Choice) -> bool:
+        policy = request.policy
+        if policy.variant is None and policy.min_accuracy is None:
+            return True
+        return choice in self.menu.allowed(policy)
+
+    def _key(
+        self, candidate: _Candidate, situation: Situation, price: float, losses: _QueueLoss
+    ) -> tuple[float, float, float]:
+        """Net value first; among equals, the least core time per image if others wait, else the fastest."""
+        choice, size = candidate.choice, len(candidate.batch)
+        cost = candidate.latency_ns * choice.threads
+        alone = self.menu.choices[0].accuracy if price == 0.0 else self._worth_alone(price)
+        value = size * (choice.accuracy - alone) - price * cost
+        ends_ns = situation.now_ns + candidate.latency_ns
+        value -= losses.after(ends_ns, choice.threads, size + candidate.skipped, candidate.skipped)
+        if situation.idle == choice.threads:
+            busy_ns = min((*situation.free_at_ns, ends_ns)) - situation.now_ns
+            value -= self.load.blocking_loss(busy_ns, situation.now_ns)
+        others_wait = len(situation.queue) > size
+        spent = cost / size if others_wait else float(candidate.latency_ns)
+        return (round(value / _TIE), -spent, choice.accuracy)
+
+    def _worth_alone(self, price: float) -> float:
+        """What serving one request by itself later would be worth at this price."""
+        return max(c.accuracy - price * c.latency_ns(1) * c.threads for c in self.menu.allowed(RoutingPolicy()))
+
+
+class _QueueLoss:
+    """Expected loss, in top-1 points, among the requests that stay queued after a candidate run.
+
+    Fluid estimate: by the deadline of the request at position j, the workers free by then can have given
+    (time left) core-nanoseconds each; j+1 requests at the cheapest choice need that many core-nanoseconds. The
+    worst shortfall over the queue is what is lost. Looks at geometrically spaced positions, so that a queue
+    of 1,000 costs about thirty looks per thread width.
+    """
+
+    def __init__(self, situation: Situation, cheapest: Choice, overhead_ns: int) -> None:
+        self._situation = situation
+        self._cheapest = cheapest
+        self._cost = cheapest.core_ns_per_image
+        self._due = [
+            (position + 1, situation.queue[position].deadline_ns - overhead_ns)
+            for position in _geometric_positions(len(situation.queue))
+        ]
+        self._tight: dict[int, list[tuple[float, int]]] = {}
+
+    def after(self, ends_ns: int, threads: int, taken: int, dropped: int) -> float:
+        """Loss if `threads` workers are busy until `ends_ns` and the first `taken` requests leave the queue.
+
+        `dropped` of those taken are not served but skipped: they are counted as lost.
+        """
+        lost = 0.0
+        for needed, due_ns in self._needs(threads):
+            own = threads * max(0, due_ns - ends_ns)
+            lost = max(lost, needed - taken * self._cost - own)
+        return (lost / self._cost + dropped) * self._cheapest.accuracy
+
+    def _needs(self, threads: int) -> list[tuple[float, int]]:
+        """Per looked-at position: core time it needs beyond what all other workers give, and its due time."""
+        found = self._tight.get(threads)
+        if found is None:
+            situation = self._situation
+            others = situation.idle - threads
+            found = []
+            for count, due_ns in self._due:
+                given = others * max(0, due_ns - situation.now_ns)
+                for free_ns in situation.free_at_ns:
+                    given += max(0, due_ns - free_ns)
+                needed = count * self._cost - given
+                if needed > 0:
+                    found.append((needed, due_ns))
+            self._tight[threads] = found
+        return found
+
+
+def _geometric_positions(length: int) -> Sequence[int]:
+    positions, position = [], 1
+    while position <= length:
+        positions.append(position - 1)
+        position = max(position + 1, int(position * _LOOKAHEAD_RATIO))
+    if positions and positions[-1] != length - 1:
+        positions.append(length - 1)
+    return positions

@@ -1,0 +1,76 @@
+"""Requests waiting for a worker: earliest deadline first, bounded. Decides nothing about variants.
+
+Kept as one sorted list: at the bound of a few thousand entries an insertion is one short memmove, and the
+planner gets what a heap cannot give, the queue in order and by position.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+
+from service.core.request import QueuedRequest
+
+PRIORITY_GRAIN_NS = 5_000_000
+"""Deadlines within one grain count as equal slack, so that a priority can decide between them."""
+
+_Key = tuple[int, int, int, int]
+
+
+def _key(request: QueuedRequest) -> _Key:
+    grain = request.deadline_ns // PRIORITY_GRAIN_NS
+    return (grain, -request.policy.priority, request.deadline_ns, request.request_id)
+
+
+class DeadlineQueue:
+    """An earliest-deadline-first queue of at most `size_max` requests."""
+
+    def __init__(self, size_max: int) -> None:
+        """`size_max`: the bound, in requests; a push beyond it is a programmer's error."""
+        self.size_max = size_max
+        self._keys: list[_Key] = []
+        self._requests: list[QueuedRequest] = []
+        self._key_by_id: dict[int, _Key] = {}
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[QueuedRequest]:
+        return iter(self._requests)
+
+    def __getitem__(self, position: int) -> QueuedRequest:
+        return self._requests[position]
+
+    def __contains__(self, request_id: int) -> bool:
+        return request_id in self._key_by_id
+
+    def __repr__(self) -> str:
+        return f"<DeadlineQueue {len(self)}/{self.size_max}>"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more push would break the bound."""
+        return len(self._requests) >= self.size_max
+
+    def push(self, request: QueuedRequest) -> None:
+        """Enqueue `request`; its id must not be queued already and the queue must not be full."""
+        assert not self.is_full, f"push to a full queue of {self.size_max}"
+        assert request.request_id not in self._key_by_id, f"request {request.request_id} is queued twice"
+        key = _key(request)
+        position = bisect.bisect_left(self._keys, key)
+        self._keys.insert(position, key)
+        self._requests.insert(position, request)
+        self._key_by_id[request.request_id] = key
+
+    def remove(self, request_id: int) -> QueuedRequest | None:
+        """Take the request out, wherever it stands; None if it is not here."""
+        key = self._key_by_id.pop(request_id, None)
+        if key is None:
+            return None
+        position = bisect.bisect_left(self._keys, key)
+        del self._keys[position]
+        return self._requests.pop(position)
+
+    def count_due_before(self, deadline_ns: int) -> int:
+        """How many queued requests come before one that is due at `deadline_ns` with priority 0."""
+        return bisect.bisect_left(self._keys, (deadline_ns // PRIORITY_GRAIN_NS, 0, deadline_ns, 0))

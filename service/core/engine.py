@@ -1,0 +1,471 @@
+"""The asyncio shell around the scheduler: carries requests in, performs its actions, carries answers out.
+
+All state is touched on the event loop's thread only; workers report back through `call_soon_threadsafe`. It
+decides nothing that the scheduler can decide, and knows neither HTTP nor gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeGuard
+
+from model_store.latency_profile import MachineProfile
+from model_store.manifest import Manifest, ModelVariant
+from service.core.clock import Clock
+from service.core.instrument import Instrument
+from service.core.menu import Menu
+from service.core.ports import DecodedImage, Decoder, WorkerPool
+from service.core.request import (
+    Classification,
+    ImageHeader,
+    OnMiss,
+    Plan,
+    Prediction,
+    QueuedRequest,
+    RequestOptions,
+    RunResult,
+    StageTimings,
+)
+from service.core.scheduler import Action, Dispatch, Outcome, Scheduler, Settle, WakeAt
+from service.errors import DeadlineExceeded, InferenceFailed, InvalidArgument, NotReady, Overloaded, PhiserveError
+
+logger = logging.getLogger(__name__)
+
+NS_PER_S = 1_000_000_000
+NS_PER_MS = 1_000_000
+
+
+class Readiness(StrEnum):
+    """Whether requests are taken. Only `READY` takes them."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassName:
+    """A class's human name and, where there is one, its WordNet id."""
+
+    wnid: str | None
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServedVariant:
+    """A loaded variant with its provenance and class names (in class-index order)."""
+
+    manifest: Manifest
+    labels: tuple[ClassName, ...]
+    routable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VariantStatus:
+    """One row of the menu, as front ends show it.
+
+    `routable` False: untrained, and the operator did not allow that. `latency_ns_by_batch`: thread width to
+    batch size to nanoseconds.
+    """
+
+    manifest: Manifest
+    routable: bool
+    latency_ns_by_batch: dict[int, dict[int, int]]
+
+    @property
+    def entry_variant(self) -> ModelVariant:
+        """The variant itself."""
+        return self.manifest.variant
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Bounds of the engine. `top_k_max` is what workers compute; each answer is cut to what its caller asked.
+
+    `admitted_max` bounds the requests between door and answer, which bounds the memory they hold.
+    """
+
+    budget_ns_default: int
+    budget_ns_max: int
+    top_k_max: int
+    admitted_max: int
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """One admitted request, from decoded to settled."""
+
+    options: RequestOptions
+    budget_ns: int
+    received_ns: int
+    decode_ns: int
+    submitted_ns: int
+    idle_choice: str | None
+    image: DecodedImage | None
+    answer: asyncio.Future[Classification]
+    dispatched_ns: int = 0
+
+
+class Engine:
+    """Answers images with classifications. One per process; all methods are for the event loop's thread."""
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        menu: Menu,
+        served: Mapping[str, ServedVariant],
+        profile: MachineProfile,
+        decoder: Decoder,
+        workers: WorkerPool,
+        clock: Clock,
+        instrument: Instrument,
+        settings: EngineSettings,
+    ) -> None:
+        """Wire the parts; `open` makes it ready."""
+        self._scheduler = scheduler
+        self._menu = menu
+        self._served = served
+        self._profile = profile
+        self._decoder = decoder
+        self._workers = workers
+        self._clock = clock
+        self._instrument = instrument
+        self._settings = settings
+        self._flights: dict[int, _Flight] = {}
+        self._plans: dict[int, Plan] = {}
+        self._last_id = 0
+        self._decoding = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._drained = asyncio.Event()
+        self._resolutions = {name: _shorter_side(variant.manifest.variant) for name, variant in served.items()}
+        self.readiness = Readiness.STARTING
+
+    # For front ends -------------------------------------------------------------------------------------
+
+    @property
+    def budget_ns_default(self) -> int:
+        """The budget of a request that names none."""
+        return self._settings.budget_ns_default
+
+    @property
+    def budget_ns_max(self) -> int:
+        """The largest budget a request may name."""
+        return self._settings.budget_ns_max
+
+    @property
+    def top_k_max(self) -> int:
+        """The most classes a request may ask for."""
+        return self._settings.top_k_max
+
+    def now_ns(self) -> int:
+        """The engine's clock: `received_ns` must be read from it."""
+        return self._clock.now_ns()
+
+    def variants(self) -> tuple[VariantStatus, ...]:
+        """Every served variant, most accurate first."""
+        rows = [
+            VariantStatus(served.manifest, served.routable, self._latencies(name))
+            for name, served in self._served.items()
+        ]
+        rows.sort(key=lambda row: (row.entry_variant.top1 or 0.0, row.manifest.parameters), reverse=True)
+        return tuple(rows)
+
+    def _latencies(self, name: str) -> dict[int, dict[int, int]]:
+        return {
+            profile.threads: {point.batch_size: point.latency_ns for point in profile.points}
+            for profile in self._profile.latencies
+            if profile.variant == name
+        }
+
+    def choose_when_idle(self, budget_ns: int) -> str | None:
+        """The variant that an idle server would answer a typical photograph with, given `budget_ns`."""
+        decode_ns = self._profile.decode.cost_ns(_TYPICAL_PIXELS)
+        return self._scheduler.idle_choice(budget_ns - decode_ns, RequestOptions().policy)
+
+    async def infer(self, image: bytes, options: RequestOptions, *, received_ns: int) -> Classification:
+        """Classify one encoded image within its budget, counted from `received_ns`.
+
+        Cancelling the calling task cancels the request and nothing else.
+
+        Raises:
+            PhiserveError: see `service/errors.py`; every kind but Unauthenticated.
+        """
+        try:
+            header, deadline_ns = self._admit(image, options, received_ns)
+        except PhiserveError as error:
+            self._instrument.request_failed(error, admitted=False, waited_ns=self.now_ns() - received_ns)
+            raise
+        self._instrument.request_admitted()
+        try:
+            answer = await self._serve(image, header, options, received_ns, deadline_ns)
+        except asyncio.CancelledError:
+            self._instrument.request_cancelled(self.now_ns() - received_ns)
+            raise
+        except PhiserveError as error:
+            self._instrument.request_failed(error, admitted=True, waited_ns=self.now_ns() - received_ns)
+            raise
+        self._instrument.request_settled(answer)
+        return answer
+
+    # The door -------------------------------------------------------------------------------------------
+
+    def _admit(self, image: bytes, options: RequestOptions, received_ns: int) -> tuple[ImageHeader, int]:
+        """Refuse what has no chance before any work is spent on it; else the header and the deadline."""
+        if self.readiness is not Readiness.READY:
+            raise NotReady(f"the server is {self.readiness}; ask /readyz and try again when it is ready")
+        self._check_options(options)
+        if self._decoding + len(self._flights) >= self._settings.admitted_max:
+            retry_after_ns = self._scheduler.retry_after_ns(self.now_ns())
+            raise Overloaded(
+                f"{self._settings.admitted_max} requests are being served; retry later or scale out",
+                retry_after_ns=retry_after_ns,
+            )
+        fastest_ns = self._menu.fastest_ns(options.policy)
+        header = self._decoder.probe(image)
+        deadline_ns = received_ns + (options.budget_ns or self._settings.budget_ns_default)
+        decode_ns = self._profile.decode.cost_ns(header.pixels)
+        alone_ns = decode_ns + fastest_ns + self._profile.overhead_ns
+        now_ns = self.now_ns()
+        if options.policy.on_miss is OnMiss.REJECT:
+            if now_ns + alone_ns > deadline_ns:
+                raise self._too_late("no allowed variant can make the budget", alone_ns + now_ns - received_ns)
+            start_ns = self._scheduler.start_estimate_ns(deadline_ns, now_ns + decode_ns)
+            if start_ns + fastest_ns + self._profile.overhead_ns > deadline_ns:
+                wait_ms = (start_ns - now_ns) / NS_PER_MS
+                raise self._too_late(f"the queue ahead takes about {wait_ms:.1f} ms", alone_ns + start_ns - now_ns)
+        return header, deadline_ns
+
+    def _check_options(self, options: RequestOptions) -> None:
+        budget_ns = options.budget_ns
+        if budget_ns is not None and not 0 < budget_ns <= self._settings.budget_ns_max:
+            limit_ms = self._settings.budget_ns_max / NS_PER_MS
+            raise InvalidArgument(f"the budget must be above 0 and at most {limit_ms:g} ms")
+        if not 1 <= options.top_k <= self._settings.top_k_max:
+            raise InvalidArgument(f"top_k must be 1 to {self._settings.top_k_max}, got {options.top_k}")
+
+    @staticmethod
+    def _too_late(reason: str, feasible_ns: int) -> DeadlineExceeded:
+        feasible_ms = -(-feasible_ns // 100_000) / 10
+        return DeadlineExceeded(
+            f"{reason}; the smallest feasible budget for this image is about {feasible_ms:.1f} ms now",
+            smallest_feasible_budget_ns=int(feasible_ms * NS_PER_MS),
+        )
+
+    # One request's way ----------------------------------------------------------------------------------
+
+    async def _serve(
+        self, image: bytes, header: ImageHeader, options: RequestOptions, received_ns: int, deadline_ns: int
+    ) -> Classification:
+        decoded, decode_ns = await self._decode(image, header, options, deadline_ns)
+        now_ns = self.now_ns()
+        self._last_id += 1
+        request = QueuedRequest(self._last_id, now_ns, deadline_ns, options.policy)
+        flight = _Flight(
+            options=options,
+            budget_ns=deadline_ns - received_ns,
+            received_ns=received_ns,
+            decode_ns=decode_ns,
+            submitted_ns=now_ns,
+            idle_choice=self._scheduler.idle_choice(deadline_ns - now_ns, options.policy),
+            image=decoded,
+            answer=asyncio.get_running_loop().create_future(),
+        )
+        self._flights[request.request_id] = flight
+        self._perform(self._scheduler.submit(request, now_ns))
+        try:
+            return await flight.answer
+        except asyncio.CancelledError:
+            self._perform(self._scheduler.cancel(request.request_id, self.now_ns()))
+            raise
+
+    async def _decode(
+        self, image: bytes, header: ImageHeader, options: RequestOptions, deadline_ns: int
+    ) -> tuple[DecodedImage, int]:
+        """Decode no larger than the most accurate variant that could still be chosen needs, within the deadline."""
+        started_ns = self.now_ns()
+        slack_ns = deadline_ns - started_ns - self._profile.decode.cost_ns(header.pixels)
+        feasible = [c for c in self._menu.allowed(options.policy) if c.latency_ns(1) <= slack_ns]
+        names = {choice.variant.name for choice in feasible or self._menu.allowed(options.policy)}
+        resolution = max(self._resolutions[name] for name in names)
+        self._decoding += 1
+        try:
+            timeout_ns = None if options.policy.on_miss is OnMiss.LATE else deadline_ns - started_ns
+            decoded = await asyncio.wait_for(
+                self._decoder.decode(image, resolution), None if timeout_ns is None else timeout_ns / NS_PER_S
+            )
+        except TimeoutError:
+            needed_ns = self._profile.decode.cost_ns(header.pixels) + self._menu.fastest_ns(options.policy)
+            raise self._too_late("the budget ran out while the image was decoded", needed_ns) from None
+        finally:
+            self._decoding -= 1
+            self._check_drained()
+        return decoded, self.now_ns() - started_ns
+
+    # Performing the scheduler's actions -----------------------------------------------------------------
+
+    def _perform(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Dispatch):
+                self._start_run(action)
+            elif isinstance(action, Settle):
+                self._settle(action)
+            else:
+                self._set_timer(action)
+        pressure = self._scheduler.pressure
+        self._instrument.queue_changed(pressure.queued + pressure.late, pressure.in_flight)
+        self._check_drained()
+
+    def _start_run(self, dispatch: Dispatch) -> None:
+        now_ns = self.now_ns()
+        worker, plan = dispatch.workers[0], dispatch.plan
+        images, top_k = [], 1
+        for request_id in plan.request_ids:
+            flight = self._flights[request_id]
+            assert flight.image is not None, f"request {request_id} is dispatched twice"
+            images.append(flight.image)
+            flight.image = None  # from here the worker holds the pixels, and only while it runs
+            flight.dispatched_ns = now_ns
+            top_k = max(top_k, flight.options.top_k)
+        self._plans[worker] = plan
+        self._workers.start_run(worker, plan, images, top_k, self._on_done(worker))
+
+    def _on_done(self, worker: int) -> Callable[[RunResult | BaseException], None]:
+        loop = asyncio.get_running_loop()
+
+        def done(result: RunResult | BaseException) -> None:
+            loop.call_soon_threadsafe(self._run_is_over, worker, result)
+
+        return done
+
+    def _run_is_over(self, worker: int, result: RunResult | BaseException) -> None:
+        plan = self._plans.pop(worker)
+        failed = not isinstance(result, RunResult)
+        if isinstance(result, RunResult):
+            self._instrument.run_finished(plan, result)
+        else:
+            logger.error("run of %s on worker %d failed", plan.variant, worker, exc_info=result)
+            self._instrument.run_failed(plan, result)
+        actions = self._scheduler.worker_idle(worker, self.now_ns(), failed=failed)
+        # The free worker's next run starts before this run's answers are built: it must not wait for them.
+        self._perform(action for action in actions if not _is_answer(action))
+        if isinstance(result, RunResult):
+            position = {request_id: index for index, request_id in enumerate(plan.request_ids)}
+            for action in filter(_is_answer, actions):
+                self._answer(action.request_id, plan, result, position[action.request_id])
+        self._check_drained()
+
+    def _answer(self, request_id: int, plan: Plan, result: RunResult, position: int) -> None:
+        flight = self._flights.pop(request_id)
+        served = self._served[plan.variant]
+        now_ns = self.now_ns()
+        predictions = tuple(
+            Prediction(index, served.labels[index].wnid, served.labels[index].name, probability)
+            for index, probability in result.top[position][: flight.options.top_k]
+        )
+        total_ns = now_ns - flight.received_ns
+        _resolve(
+            flight.answer,
+            Classification(
+                predictions=predictions,
+                variant=served.manifest.variant,
+                budget_ns=flight.budget_ns,
+                budget_met=total_ns <= flight.budget_ns,
+                timings=StageTimings(
+                    decode_ns=flight.decode_ns,
+                    queue_ns=flight.dispatched_ns - flight.submitted_ns,
+                    preprocess_ns=result.preprocess_ns,
+                    inference_ns=result.inference_ns,
+                    total_ns=total_ns,
+                ),
+                batch_size=len(plan.request_ids),
+                degraded_from=self._degraded_from(flight.idle_choice, plan.variant),
+            ),
+        )
+
+    def _degraded_from(self, idle_choice: str | None, used: str) -> str | None:
+        """What load took away: the idle server's choice, if it is more accurate than the one used."""
+        if idle_choice is None or idle_choice == used:
+            return None
+        accuracy = {choice.variant.name: choice.accuracy for choice in self._menu.choices}
+        return idle_choice if accuracy[idle_choice] > accuracy[used] else None
+
+    def _settle(self, settle: Settle) -> None:
+        flight = self._flights.pop(settle.request_id)
+        if settle.outcome is Outcome.CANCELLED:
+            return
+        _fail(flight.answer, self._error(settle, flight))
+
+    def _error(self, settle: Settle, flight: _Flight) -> PhiserveError:
+        if settle.outcome is Outcome.OVERLOADED:
+            return Overloaded("the queue is full; retry later or scale out", retry_after_ns=settle.retry_after_ns)
+        if settle.outcome is Outcome.FAILED:
+            return InferenceFailed("the model run failed; the server's log has the cause")
+        assert settle.outcome is Outcome.DEADLINE_EXCEEDED, settle
+        alone_ns = flight.decode_ns + self._menu.fastest_ns(flight.options.policy) + self._profile.overhead_ns
+        return self._too_late("the budget ran out in the queue", alone_ns)
+
+    def _set_timer(self, wake: WakeAt) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if wake.at_ns is not None:
+            delay_s = max(0, wake.at_ns - self.now_ns()) / NS_PER_S
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._perform(self._scheduler.wake(self.now_ns()))
+
+    # Life ----------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Take requests from now on. Every resident variant must be loaded, warmed and profiled by now."""
+        self.readiness = Readiness.READY
+
+    async def drain(self, timeout_ns: int) -> bool:
+        """Refuse new requests, serve those admitted; True if all were settled within `timeout_ns`.
+
+        What is left when the time is up is told so: no request ends without a reply.
+        """
+        self.readiness = Readiness.DRAINING
+        self._check_drained()
+        try:
+            await asyncio.wait_for(self._drained.wait(), timeout_ns / NS_PER_S)
+        except TimeoutError:
+            for request_id, flight in tuple(self._flights.items()):
+                _fail(flight.answer, NotReady("the server stopped before this request was served; try another replica"))
+                self._perform(self._scheduler.cancel(request_id, self.now_ns()))
+            return False
+        return True
+
+    def _check_drained(self) -> None:
+        if self.readiness is Readiness.DRAINING and not self._decoding and self._scheduler.is_empty:
+            self._drained.set()
+
+
+# What `choose_when_idle` assumes of a picture: a 1080p photograph.
+_TYPICAL_PIXELS = 1920 * 1080
+
+
+def _shorter_side(variant: ModelVariant) -> int:
+    """Pixels of the shorter side from which the centre crop still has `resolution` pixels."""
+    return -(-variant.resolution * 1000 // int(variant.crop_fraction * 1000))
+
+
+def _is_answer(action: Action) -> TypeGuard[Settle]:
+    return isinstance(action, Settle) and action.outcome is Outcome.ANSWERED
+
+
+def _resolve(future: asyncio.Future[Classification], answer: Classification) -> None:
+    if not future.done():
+        future.set_result(answer)
+
+
+def _fail(future: asyncio.Future[Classification], error: PhiserveError) -> None:
+    if not future.done():
+        future.set_exception(error)

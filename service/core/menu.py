@@ -1,0 +1,124 @@
+"""What may be chosen from: every (variant, thread width) with its accuracy and its latency on this machine.
+
+The menu is the planner's only view of models. It knows no queue and no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from model_store.latency_profile import LatencyProfile
+from model_store.manifest import ModelVariant
+from service.core.request import RoutingPolicy
+from service.errors import InvalidArgument, UnknownVariant
+
+# A batch is worth its wait only if it saves core time: each batch size that is planned must cost at least
+# this much less per image than the next smaller one. On CPUs, where a batch costs its size times one image,
+# that leaves batch size 1; on GPUs it leaves the sizes where batching still pays.
+BATCH_GAIN_MIN = 0.05
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One variant at one thread width. `accuracy` is its value in top-1 points (percent)."""
+
+    variant: ModelVariant
+    accuracy: float
+    profile: LatencyProfile
+
+    @property
+    def threads(self) -> int:
+        """Worker cores a run of this choice takes."""
+        return self.profile.threads
+
+    @cached_property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Batch sizes worth planning, rising from 1."""
+        sizes = [1]
+        per_image = float(self.profile.latency_ns(1))
+        for point in self.profile.points[1:]:
+            cost = point.latency_ns / point.batch_size
+            if cost <= per_image * (1 - BATCH_GAIN_MIN):
+                sizes.append(point.batch_size)
+                per_image = cost
+        return tuple(sizes)
+
+    def latency_ns(self, batch_size: int) -> int:
+        """Predicted nanoseconds of one run of `batch_size` images."""
+        return self.profile.latency_ns(batch_size)
+
+    @property
+    def core_ns_per_image(self) -> float:
+        """Core nanoseconds one image costs at this choice's most efficient batch size."""
+        size = self.batch_sizes[-1]
+        return self.latency_ns(size) * self.threads / size
+
+
+class Menu:
+    """All choices, and which of them a request's policy allows.
+
+    `known` are all variants of the store; those missing from `choices` exist but may not be routed to.
+    """
+
+    def __init__(self, choices: Iterable[Choice], known: Collection[str] = ()) -> None:
+        """Order the choices: most accurate first, then fastest."""
+        self.choices = tuple(sorted(choices, key=lambda choice: (-choice.accuracy, choice.latency_ns(1))))
+        if not self.choices:
+            raise ValueError("a menu needs at least one routable variant")
+        self._known = frozenset(known)
+        self._allowed: dict[tuple[str | None, float | None], tuple[Choice, ...]] = {}
+
+    def allowed(self, policy: RoutingPolicy) -> tuple[Choice, ...]:
+        """The choices `policy` allows, most accurate first; never empty.
+
+        Raises:
+            UnknownVariant: pinned to a variant that is not there or not routable.
+            InvalidArgument: no variant is as accurate as `min_accuracy` asks, or the pinned one is not.
+        """
+        key = (policy.variant, policy.min_accuracy)
+        found = self._allowed.get(key)
+        if found is None:
+            found = self._select(policy)
+            # Bounded: pins come from the menu, and min_accuracy only matters at the menu's own steps.
+            if len(self._allowed) < 256:
+                self._allowed[key] = found
+        return found
+
+    def _select(self, policy: RoutingPolicy) -> tuple[Choice, ...]:
+        chosen = self.choices
+        if policy.variant is not None:
+            chosen = tuple(choice for choice in chosen if choice.variant.name == policy.variant)
+            if not chosen:
+                raise UnknownVariant(self._why_not(policy.variant))
+        if policy.min_accuracy is not None:
+            floor = policy.min_accuracy
+            accurate = tuple(c for c in chosen if c.variant.top1 is not None and c.variant.top1 >= floor)
+            if not accurate:
+                best = max((c.variant.top1 for c in chosen if c.variant.top1 is not None), default=None)
+                raise InvalidArgument(f"no allowed variant has top-1 of {floor:g} or more; the best has {best}")
+            chosen = accurate
+        return chosen
+
+    def _why_not(self, name: str) -> str:
+        names = ", ".join(sorted({choice.variant.name for choice in self.choices}))
+        if name in self._known:
+            return f"variant {name!r} is untrained, which this server was not told to serve; try one of {names}"
+        return f"no variant {name!r}; try one of {names}"
+
+    def fastest_ns(self, policy: RoutingPolicy) -> int:
+        """Nanoseconds of the fastest single-image run that `policy` allows."""
+        return min(choice.latency_ns(1) for choice in self.allowed(policy))
+
+    @property
+    def cheapest(self) -> Choice:
+        """The choice that costs the least core time per image: what carries the most load."""
+        return min(self.choices, key=lambda choice: (choice.core_ns_per_image, -choice.accuracy))
+
+    def best_within(self, budget_ns: int, policy: RoutingPolicy) -> Choice | None:
+        """The most accurate choice whose single-image run fits `budget_ns` (MaxAcc); None if none does."""
+        for choice in self.allowed(policy):
+            if choice.latency_ns(1) <= budget_ns:
+                return choice
+        return None

@@ -1,0 +1,285 @@
+"""The state machine of phiserve: requests in, actions out. Sans-I/O, synchronous, on nobody's clock.
+
+Verbs: enqueue, shed (cannot make its deadline), plan, dispatch, settle. Every method takes `now_ns` and
+returns the actions its caller must perform, in order. `engine.py` performs them in production; simulations
+and property tests drive this same class on a fake clock.
+
+Kept here, whatever the order of events: each request settles exactly once; a worker is given one plan at a
+time; no plan is dispatched that is predicted to miss a packed deadline (late answers that were asked for
+aside); a cancelled request never touches its batch-mates; a deadline is enforced by a timer, not by the next
+batch formation.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from enum import StrEnum
+
+from service.core.batch_planner import BatchPlanner, Situation
+from service.core.deadline_queue import DeadlineQueue
+from service.core.request import OnMiss, Plan, QueuedRequest, RoutingPolicy
+
+
+class Outcome(StrEnum):
+    """How a request ended."""
+
+    ANSWERED = "answered"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    OVERLOADED = "overloaded"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Run `plan` on `workers[0]`; the other workers named are the cores that a wider run takes."""
+
+    workers: tuple[int, ...]
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """The request is over. `retry_after_ns` says when to come back, where the outcome is OVERLOADED."""
+
+    request_id: int
+    outcome: Outcome
+    retry_after_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Call `wake` at this time; replaces any earlier wish. None: nothing to wake for."""
+
+    at_ns: int | None
+
+
+Action = Dispatch | Settle | WakeAt
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSettings:
+    """Bounds. `late_wait_ns_max`: how long past its deadline an `on_miss=late` request may wait for a run."""
+
+    workers: int
+    late_wait_ns_max: int
+
+
+@dataclass(slots=True)
+class _Run:
+    workers: tuple[int, ...]
+    plan: Plan
+    free_at_ns: int
+    wanted: dict[int, QueuedRequest]
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """How loaded the scheduler is, for admission at the door and for metrics."""
+
+    queued: int
+    late: int
+    in_flight: int
+
+
+class Scheduler:
+    """See the module. Owns the queue and the workers' states; owns no pixels, threads or timers."""
+
+    def __init__(self, planner: BatchPlanner, queue: DeadlineQueue, settings: SchedulerSettings) -> None:
+        """All workers start idle."""
+        self._planner = planner
+        self._menu = planner.menu
+        self._queue = queue
+        self._late: dict[int, QueuedRequest] = {}
+        self._settings = settings
+        self._idle = list(range(settings.workers))
+        self._runs: dict[int, _Run] = {}
+        self._run_of_request: dict[int, _Run] = {}
+        self._timers: list[tuple[int, int]] = []
+        self._wake_at_ns: int | None = None
+
+    # What is going on ---------------------------------------------------------------------------------
+
+    @property
+    def pressure(self) -> Pressure:
+        """Requests waiting in time, waiting late, and being run."""
+        return Pressure(len(self._queue), len(self._late), len(self._run_of_request))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every submitted request is settled and every worker idle."""
+        return not len(self._queue) and not self._late and not self._runs
+
+    def start_estimate_ns(self, deadline_ns: int, now_ns: int) -> int:
+        """When a request with this deadline could start, if all due before it take the cheapest choice.
+
+        A lower bound in spirit: it refuses only what has no chance, since the planner may yet shed others.
+        """
+        cheapest = self._menu.cheapest
+        free = [now_ns] * len(self._idle)
+        for run in self._runs.values():
+            free.extend([max(run.free_at_ns, now_ns)] * len(run.workers))
+        waiting_ns = self._queue.count_due_before(deadline_ns) * cheapest.core_ns_per_image
+        return max(min(free), int((sum(free) + waiting_ns) / len(free)) if waiting_ns else 0)
+
+    def retry_after_ns(self, now_ns: int) -> int:
+        """How long the queue as it stands takes to empty at the cheapest choice: when to come back."""
+        cheapest = self._menu.cheapest
+        busy_ns = sum(max(0, run.free_at_ns - now_ns) * len(run.workers) for run in self._runs.values())
+        work_ns = (len(self._queue) + len(self._late)) * cheapest.core_ns_per_image
+        return int((busy_ns + work_ns) / self._settings.workers)
+
+    # Events ---------------------------------------------------------------------------------------------
+
+    def submit(self, request: QueuedRequest, now_ns: int) -> tuple[Action, ...]:
+        """Enqueue a decoded request. Its policy must be one the menu allows (`Menu.allowed` was asked)."""
+        if self._is_full:
+            retry_after_ns = self.retry_after_ns(now_ns)
+            return (Settle(request.request_id, Outcome.OVERLOADED, retry_after_ns),)
+        slack_ns = request.deadline_ns - self._planner.settings.overhead_ns - now_ns
+        self._planner.load.observe(slack_ns, now_ns)
+        self._queue.push(request)
+        heapq.heappush(self._timers, (self._last_start_ns(request), request.request_id))
+        return self._advance(now_ns)
+
+    def worker_idle(self, worker: int, now_ns: int, *, failed: bool = False) -> tuple[Action, ...]:
+        """The run that was dispatched to `worker` as its first worker is over; `failed` if it raised."""
+        run = self._runs.pop(worker)
+        self._idle.extend(run.workers)
+        self._idle.sort()
+        settled: list[Action] = []
+        for request_id, request in run.wanted.items():
+            del self._run_of_request[request_id]
+            settled.append(Settle(request_id, self._outcome(request, now_ns, failed=failed)))
+        return (*settled, *self._advance(now_ns))
+
+    def cancel(self, request_id: int, now_ns: int) -> tuple[Action, ...]:
+        """The caller of `request_id` left. Frees its place; a run it is part of goes on for its batch-mates."""
+        run = self._run_of_request.pop(request_id, None)
+        if run is not None:
+            del run.wanted[request_id]
+        elif self._queue.remove(request_id) is None and self._late.pop(request_id, None) is None:
+            return ()
+        return (Settle(request_id, Outcome.CANCELLED), *self._advance(now_ns))
+
+    def wake(self, now_ns: int) -> tuple[Action, ...]:
+        """The time of the last `WakeAt` has come (an early or extra call does no harm)."""
+        self._wake_at_ns = None
+        return self._advance(now_ns)
+
+    # How it advances ------------------------------------------------------------------------------------
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._queue) + len(self._late) >= self._queue.size_max
+
+    def _last_start_ns(self, request: QueuedRequest) -> int:
+        """The last moment a run can start and still make the deadline."""
+        return request.deadline_ns - self._planner.settings.overhead_ns - self._menu.fastest_ns(request.policy)
+
+    @staticmethod
+    def _outcome(request: QueuedRequest, now_ns: int, *, failed: bool) -> Outcome:
+        if failed:
+            return Outcome.FAILED
+        if request.policy.on_miss is OnMiss.REJECT and now_ns > request.deadline_ns:
+            return Outcome.DEADLINE_EXCEEDED
+        return Outcome.ANSWERED
+
+    def _advance(self, now_ns: int) -> tuple[Action, ...]:
+        actions: list[Action] = []
+        actions.extend(self._expire(now_ns))
+        actions.extend(self._dispatch(now_ns))
+        wake_at_ns = self._next_timer_ns()
+        if wake_at_ns != self._wake_at_ns:
+            self._wake_at_ns = wake_at_ns
+            actions.append(WakeAt(wake_at_ns))
+        return tuple(actions)
+
+    def _expire(self, now_ns: int) -> list[Action]:
+        """Run every timer that is due: shed from the queue, give up on late ones, end overdue waits for runs."""
+        actions: list[Action] = []
+        while self._timers and self._timers[0][0] < now_ns:
+            _, request_id = heapq.heappop(self._timers)
+            if request_id in self._queue:
+                request = self._queue.remove(request_id)
+                assert request is not None
+                actions.extend(self._shed(request, now_ns))
+            elif request_id in self._late:
+                del self._late[request_id]
+                actions.append(Settle(request_id, Outcome.DEADLINE_EXCEEDED))
+            elif (run := self._run_of_request.get(request_id)) is not None:
+                actions.extend(self._overdue(request_id, run, now_ns))
+        return actions
+
+    def _shed(self, request: QueuedRequest, now_ns: int) -> list[Action]:
+        """Take a request that cannot make its deadline out of everyone's way."""
+        last_start_ns = self._last_start_ns(request)
+        if last_start_ns >= now_ns:  # its fastest variant got faster since the timer was set
+            self._queue.push(request)
+            heapq.heappush(self._timers, (last_start_ns, request.request_id))
+            return []
+        if request.policy.on_miss is OnMiss.LATE:
+            self._late[request.request_id] = request
+            heapq.heappush(self._timers, (request.deadline_ns + self._settings.late_wait_ns_max, request.request_id))
+            return []
+        return [Settle(request.request_id, Outcome.DEADLINE_EXCEEDED)]
+
+    def _overdue(self, request_id: int, run: _Run, now_ns: int) -> list[Action]:
+        """A run overshoots: its callers get their 504 at the deadline, not when the run is over."""
+        request = run.wanted[request_id]
+        if request.policy.on_miss is OnMiss.LATE:
+            return []
+        if now_ns <= request.deadline_ns:
+            heapq.heappush(self._timers, (request.deadline_ns, request_id))
+            return []
+        del run.wanted[request_id]
+        del self._run_of_request[request_id]
+        return [Settle(request_id, Outcome.DEADLINE_EXCEEDED)]
+
+    def _dispatch(self, now_ns: int) -> list[Action]:
+        actions: list[Action] = []
+        while self._idle and (len(self._queue) or self._late):
+            plan = self._plan(now_ns)
+            if plan is None:
+                break
+            actions.append(self._start(plan, now_ns))
+        return actions
+
+    def _plan(self, now_ns: int) -> Plan | None:
+        free = [run.free_at_ns for run in self._runs.values() for _ in run.workers]
+        situation = Situation(self._queue, now_ns, len(self._idle), tuple(max(now_ns, at) for at in free))
+        plan = self._planner.plan(situation)
+        if plan is None and self._late:
+            # In time comes first; late answers use what is left, the longest overdue first.
+            plan = self._planner.plan_late(next(iter(self._late.values())), len(self._idle))
+        return plan
+
+    def _start(self, plan: Plan, now_ns: int) -> Dispatch:
+        workers = tuple(self._idle[: plan.threads])
+        assert len(workers) == plan.threads, f"plan wants {plan.threads} workers, {len(workers)} are idle"
+        del self._idle[: plan.threads]
+        run = _Run(workers, plan, now_ns + plan.latency_ns, {})
+        for request_id in plan.request_ids:
+            request = self._queue.remove(request_id) or self._late.pop(request_id)
+            run.wanted[request_id] = request
+            self._run_of_request[request_id] = run
+            if request.policy.on_miss is OnMiss.REJECT:
+                heapq.heappush(self._timers, (request.deadline_ns, request_id))
+        self._runs[workers[0]] = run
+        return Dispatch(workers, plan)
+
+    def _next_timer_ns(self) -> int | None:
+        """The next due time; timers of requests that are gone are dropped as they surface."""
+        while self._timers:
+            at_ns, request_id = self._timers[0]
+            if request_id in self._queue or request_id in self._late or request_id in self._run_of_request:
+                # Timers fire strictly after their time: a run may start, and a result may come, at the time itself.
+                return at_ns + 1
+            heapq.heappop(self._timers)
+        return None
+
+    def idle_choice(self, budget_ns: int, policy: RoutingPolicy) -> str | None:
+        """The variant an idle server would use for a request with `budget_ns` left for its run."""
+        choice = self._menu.best_within(budget_ns - self._planner.settings.overhead_ns, policy)
+        return None if choice is None else choice.variant.name
