@@ -74,7 +74,8 @@ class BatchPlanner:
             return None
         price = self.load.price_per_core_ns(situation.now_ns)
         losses = _QueueLoss(situation, self.menu.cheapest, self.settings.overhead_ns)
-        best = max(candidates, key=lambda candidate: self._key(candidate, situation, price, losses))
+        worth = _WorthAlone(self.menu, price)
+        best = max(candidates, key=lambda candidate: self._key(candidate, situation, worth, losses))
         return Plan(
             variant=best.choice.variant.name,
             threads=best.choice.threads,
@@ -151,25 +152,44 @@ class BatchPlanner:
         return choice in self.menu.allowed(policy)
 
     def _key(
-        self, candidate: _Candidate, situation: Situation, price: float, losses: _QueueLoss
+        self, candidate: _Candidate, situation: Situation, worth: _WorthAlone, losses: _QueueLoss
     ) -> tuple[float, float, float]:
         """Net value first; among equals, the least core time per image if others wait, else the fastest."""
         choice, size = candidate.choice, len(candidate.batch)
         cost = candidate.latency_ns * choice.threads
-        alone = self.menu.choices[0].accuracy if price == 0.0 else self._worth_alone(price)
-        value = size * (choice.accuracy - alone) - price * cost
+        value = size * choice.accuracy - worth.of(candidate.batch) - worth.price * cost
         ends_ns = situation.now_ns + candidate.latency_ns
         value -= losses.after(ends_ns, choice.threads, size + candidate.skipped, candidate.skipped)
         if situation.idle == choice.threads:
             busy_ns = min((*situation.free_at_ns, ends_ns)) - situation.now_ns
             value -= self.load.blocking_loss(busy_ns, situation.now_ns)
-        others_wait = len(situation.queue) > size
-        spent = cost / size if others_wait else float(candidate.latency_ns)
+        spent = cost / size if len(situation.queue) > 1 else float(candidate.latency_ns)
         return (round(value / _TIE), -spent, choice.accuracy)
 
-    def _worth_alone(self, price: float) -> float:
-        """What serving one request by itself later would be worth at this price."""
-        return max(c.accuracy - price * c.latency_ns(1) * c.threads for c in self.menu.allowed(RoutingPolicy()))
+
+class _WorthAlone:
+    """What each request would earn if it were served by itself later, at the going price of core time.
+
+    Subtracting it makes batches of different sizes comparable: what is not in the batch is not lost.
+    """
+
+    def __init__(self, menu: Menu, price: float) -> None:
+        self.price = price
+        self._menu = menu
+        self._by_policy: dict[tuple[str | None, float | None], float] = {}
+
+    def of(self, batch: tuple[QueuedRequest, ...]) -> float:
+        """The sum over `batch`, in top-1 points."""
+        return sum(self._one(request.policy) for request in batch)
+
+    def _one(self, policy: RoutingPolicy) -> float:
+        key = (policy.variant, policy.min_accuracy)
+        found = self._by_policy.get(key)
+        if found is None:
+            allowed = self._menu.allowed(policy)
+            found = max(c.accuracy - self.price * c.latency_ns(1) * c.threads for c in allowed)
+            self._by_policy[key] = found
+        return found
 
 
 class _QueueLoss:

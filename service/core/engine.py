@@ -20,6 +20,7 @@ from service.core.instrument import Instrument
 from service.core.menu import Menu
 from service.core.ports import DecodedImage, Decoder, WorkerPool
 from service.core.request import (
+    DEFAULT_POLICY,
     Classification,
     ImageHeader,
     OnMiss,
@@ -77,7 +78,7 @@ class VariantStatus:
     latency_ns_by_batch: dict[int, dict[int, int]]
 
     @property
-    def entry_variant(self) -> ModelVariant:
+    def variant(self) -> ModelVariant:
         """The variant itself."""
         return self.manifest.variant
 
@@ -172,7 +173,7 @@ class Engine:
             VariantStatus(served.manifest, served.routable, self._latencies(name))
             for name, served in self._served.items()
         ]
-        rows.sort(key=lambda row: (row.entry_variant.top1 or 0.0, row.manifest.parameters), reverse=True)
+        rows.sort(key=lambda row: (row.variant.top1 or 0.0, row.manifest.parameters), reverse=True)
         return tuple(rows)
 
     def _latencies(self, name: str) -> dict[int, dict[int, int]]:
@@ -185,7 +186,7 @@ class Engine:
     def choose_when_idle(self, budget_ns: int) -> str | None:
         """The variant that an idle server would answer a typical photograph with, given `budget_ns`."""
         decode_ns = self._profile.decode.cost_ns(_TYPICAL_PIXELS)
-        return self._scheduler.idle_choice(budget_ns - decode_ns, RequestOptions().policy)
+        return self._scheduler.idle_choice(budget_ns - decode_ns, DEFAULT_POLICY)
 
     async def infer(self, image: bytes, options: RequestOptions, *, received_ns: int) -> Classification:
         """Classify one encoded image within its budget, counted from `received_ns`.
@@ -225,19 +226,14 @@ class Engine:
                 f"{self._settings.admitted_max} requests are being served; retry later or scale out",
                 retry_after_ns=retry_after_ns,
             )
-        fastest_ns = self._menu.fastest_ns(options.policy)
+        self._menu.allowed(options.policy)
         header = self._decoder.probe(image)
         deadline_ns = received_ns + (options.budget_ns or self._settings.budget_ns_default)
-        decode_ns = self._profile.decode.cost_ns(header.pixels)
-        alone_ns = decode_ns + fastest_ns + self._profile.overhead_ns
-        now_ns = self.now_ns()
         if options.policy.on_miss is OnMiss.REJECT:
-            if now_ns + alone_ns > deadline_ns:
-                raise self._too_late("no allowed variant can make the budget", alone_ns + now_ns - received_ns)
-            start_ns = self._scheduler.start_estimate_ns(deadline_ns, now_ns + decode_ns)
-            if start_ns + fastest_ns + self._profile.overhead_ns > deadline_ns:
-                wait_ms = (start_ns - now_ns) / NS_PER_MS
-                raise self._too_late(f"the queue ahead takes about {wait_ms:.1f} ms", alone_ns + start_ns - now_ns)
+            ready_ns = self.now_ns() + self._profile.decode.cost_ns(header.pixels)
+            infeasible = self._scheduler.infeasible(deadline_ns, options.policy, ready_ns)
+            if infeasible is not None:
+                raise _too_late(infeasible.reason, ready_ns - received_ns + infeasible.needed_ns)
         return header, deadline_ns
 
     def _check_options(self, options: RequestOptions) -> None:
@@ -247,14 +243,6 @@ class Engine:
             raise InvalidArgument(f"the budget must be above 0 and at most {limit_ms:g} ms")
         if not 1 <= options.top_k <= self._settings.top_k_max:
             raise InvalidArgument(f"top_k must be 1 to {self._settings.top_k_max}, got {options.top_k}")
-
-    @staticmethod
-    def _too_late(reason: str, feasible_ns: int) -> DeadlineExceeded:
-        feasible_ms = -(-feasible_ns // 100_000) / 10
-        return DeadlineExceeded(
-            f"{reason}; the smallest feasible budget for this image is about {feasible_ms:.1f} ms now",
-            smallest_feasible_budget_ns=int(feasible_ms * NS_PER_MS),
-        )
 
     # One request's way ----------------------------------------------------------------------------------
 
@@ -300,7 +288,7 @@ class Engine:
             )
         except TimeoutError:
             needed_ns = self._profile.decode.cost_ns(header.pixels) + self._menu.fastest_ns(options.policy)
-            raise self._too_late("the budget ran out while the image was decoded", needed_ns) from None
+            raise _too_late("the budget ran out while the image was decoded", needed_ns) from None
         finally:
             self._decoding -= 1
             self._check_drained()
@@ -407,7 +395,7 @@ class Engine:
             return InferenceFailed("the model run failed; the server's log has the cause")
         assert settle.outcome is Outcome.DEADLINE_EXCEEDED, settle
         alone_ns = flight.decode_ns + self._menu.fastest_ns(flight.options.policy) + self._profile.overhead_ns
-        return self._too_late("the budget ran out in the queue", alone_ns)
+        return _too_late("the budget ran out in the queue", alone_ns)
 
     def _set_timer(self, wake: WakeAt) -> None:
         if self._timer is not None:
@@ -455,6 +443,15 @@ _TYPICAL_PIXELS = 1920 * 1080
 def _shorter_side(variant: ModelVariant) -> int:
     """Pixels of the shorter side from which the centre crop still has `resolution` pixels."""
     return -(-variant.resolution * 1000 // int(variant.crop_fraction * 1000))
+
+
+def _too_late(reason: str, feasible_ns: int) -> DeadlineExceeded:
+    """The refusal, with the smallest feasible budget rounded up to what the caller would type: 0.1 ms."""
+    feasible_tenths = -(-feasible_ns // 100_000)
+    return DeadlineExceeded(
+        f"{reason}; the smallest feasible budget for this image is about {feasible_tenths / 10:.1f} ms now",
+        smallest_feasible_budget_ns=feasible_tenths * 100_000,
+    )
 
 
 def _is_answer(action: Action) -> TypeGuard[Settle]:

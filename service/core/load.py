@@ -22,7 +22,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from service.core.menu import Menu
-from service.core.request import RoutingPolicy
+from service.core.request import DEFAULT_POLICY
 
 NS_PER_S = 1_000_000_000
 
@@ -115,7 +115,7 @@ class LoadEstimator:
 
     def _options(self) -> list[tuple[float, float, int]]:
         """(accuracy, core ns per image, single-image latency) of each choice, most accurate first."""
-        allowed = self.menu.allowed(RoutingPolicy())
+        allowed = self.menu.allowed(DEFAULT_POLICY)
         options = [(c.accuracy, c.core_ns_per_image, c.latency_ns(1)) for c in allowed]
         return sorted(options, key=lambda o: -o[1])
 

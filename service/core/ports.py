@@ -33,8 +33,10 @@ class Decoder(Protocol):
         """
         ...
 
-    def decode(self, image: bytes, resolution: int) -> Awaitable[DecodedImage]:
-        """Decode to RGB, at a size no smaller than a network of `resolution` pixels needs.
+    def decode(self, image: bytes, shorter_side_px: int) -> Awaitable[DecodedImage]:
+        """Decode to RGB, keeping at least `shorter_side_px` pixels of the shorter side if there are so many.
+
+        That is a network's resolution divided by its crop fraction, so that its centre crop loses nothing.
 
         Raises (from the awaitable):
             InvalidImage: corrupt or truncated.

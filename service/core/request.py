@@ -39,13 +39,17 @@ class RoutingPolicy:
     priority: int = 0
 
 
+DEFAULT_POLICY = RoutingPolicy()
+"""Route to whatever fits best; fail if nothing does."""
+
+
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
     """What the caller asked for. `budget_ns` None means the server's default budget."""
 
     budget_ns: int | None = None
     top_k: int = 5
-    policy: RoutingPolicy = RoutingPolicy()
+    policy: RoutingPolicy = DEFAULT_POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ class QueuedRequest:
     request_id: int
     submitted_ns: int
     deadline_ns: int
-    policy: RoutingPolicy = RoutingPolicy()
+    policy: RoutingPolicy = DEFAULT_POLICY
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from service.core.batch_planner import BatchPlanner, Situation
 from service.core.deadline_queue import DeadlineQueue
 from service.core.request import OnMiss, Plan, QueuedRequest, RoutingPolicy
 
+NS_PER_MS = 1_000_000
+
 
 class Outcome(StrEnum):
     """How a request ended."""
@@ -83,6 +85,14 @@ class Pressure:
     in_flight: int
 
 
+@dataclass(frozen=True, slots=True)
+class Infeasible:
+    """A request without a chance: why, and the nanoseconds from being decoded that would have given it one."""
+
+    reason: str
+    needed_ns: int
+
+
 class Scheduler:
     """See the module. Owns the queue and the workers' states; owns no pixels, threads or timers."""
 
@@ -111,16 +121,28 @@ class Scheduler:
         """Whether every submitted request is settled and every worker idle."""
         return not len(self._queue) and not self._late and not self._runs
 
-    def start_estimate_ns(self, deadline_ns: int, now_ns: int) -> int:
-        """When a request with this deadline could start, if all due before it take the cheapest choice.
+    def infeasible(self, deadline_ns: int, policy: RoutingPolicy, ready_ns: int) -> Infeasible | None:
+        """Why a request has no chance, or None; `ready_ns` is when it could be in the queue, decoded.
 
-        A lower bound in spirit: it refuses only what has no chance, since the planner may yet shed others.
+        A request has no chance when not even its fastest run fits, alone or behind the requests that are due
+        before it, if those all take the cheapest choice. That is optimistic on purpose: the planner may shed
+        others, and what is refused at the door must truly have been hopeless.
         """
-        cheapest = self._menu.cheapest
+        fastest_ns = self._menu.fastest_ns(policy) + self._planner.settings.overhead_ns
+        if ready_ns + fastest_ns > deadline_ns:
+            return Infeasible("no allowed variant can make the budget", fastest_ns)
+        start_ns = self._start_estimate_ns(deadline_ns, ready_ns)
+        if start_ns + fastest_ns > deadline_ns:
+            wait_ns = start_ns - ready_ns
+            return Infeasible(f"the queue ahead takes about {wait_ns / NS_PER_MS:.1f} ms", wait_ns + fastest_ns)
+        return None
+
+    def _start_estimate_ns(self, deadline_ns: int, now_ns: int) -> int:
+        """When a request with this deadline could start, if all due before it take the cheapest choice."""
         free = [now_ns] * len(self._idle)
         for run in self._runs.values():
             free.extend([max(run.free_at_ns, now_ns)] * len(run.workers))
-        waiting_ns = self._queue.count_due_before(deadline_ns) * cheapest.core_ns_per_image
+        waiting_ns = self._queue.count_due_before(deadline_ns) * self._menu.cheapest.core_ns_per_image
         return max(min(free), int((sum(free) + waiting_ns) / len(free)) if waiting_ns else 0)
 
     def retry_after_ns(self, now_ns: int) -> int:

@@ -1,0 +1,167 @@
+"""A decoder and workers in fake time, and an engine built from them: the real core with nothing real behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from model_store.latency_profile import MachineProfile, StageCost
+from model_store.manifest import Accuracy, Manifest, Provenance
+from service.core.clock import Clock
+from service.core.engine import ClassName, Engine, EngineSettings, ServedVariant
+from service.core.instrument import Instrument
+from service.core.menu import Menu
+from service.core.ports import DecodedImage
+from service.core.request import ImageHeader, Plan, RunResult
+from service.errors import InvalidImage
+from tests.fakes.event_loop import LoopClock
+from tests.fakes.menus import MS, cpu_menu, scheduler
+
+
+@dataclass(frozen=True)
+class FakePixels:
+    content: bytes
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.content)
+
+
+@dataclass
+class FakeDecoder:
+    """Takes `decode_ms` for every image; b"broken" has a good header and bad pixels, b"text" not even that."""
+
+    decode_ms: float = 1.0
+    resolutions: list[int] = field(default_factory=list)
+
+    def probe(self, image: bytes) -> ImageHeader:
+        if image == b"text":
+            raise InvalidImage("not an image")
+        return ImageHeader("JPEG", 500, 400)
+
+    async def decode(self, image: bytes, resolution: int) -> DecodedImage:
+        self.resolutions.append(resolution)
+        await asyncio.sleep(self.decode_ms / 1000)
+        if image == b"broken":
+            raise InvalidImage("the picture ends too early")
+        return FakePixels(image)
+
+
+@dataclass
+class FakeWorkers:
+    """Runs take what was planned times `slowness`; classes are the image's bytes, so that answers can be told apart.
+
+    A plan that holds the image b"poison" raises.
+    """
+
+    slowness: float = 1.0
+    plans: list[Plan] = field(default_factory=list)
+    busy: set[int] = field(default_factory=set)
+
+    def start_run(
+        self,
+        worker: int,
+        plan: Plan,
+        images: Sequence[DecodedImage],
+        top_k: int,
+        done: Callable[[RunResult | BaseException], None],
+    ) -> None:
+        assert worker not in self.busy
+        self.busy.add(worker)
+        self.plans.append(plan)
+        contents = [image.content for image in images]
+        result: RunResult | BaseException
+        if b"poison" in contents:
+            result = RuntimeError("the run failed")
+        else:
+            top = tuple(tuple((content[0] + k, 0.5**k) for k in range(top_k)) for content in contents)
+            result = RunResult(top, preprocess_ns=plan.latency_ns // 4, inference_ns=plan.latency_ns // 2)
+
+        def finish() -> None:
+            self.busy.remove(worker)
+            done(result)
+
+        asyncio.get_running_loop().call_later(plan.latency_ns * self.slowness / 1e9, finish)
+
+
+class RecordingInstrument(Instrument):
+    """Keeps what it was told, as (event, detail) pairs."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, object]] = []
+
+    def request_admitted(self) -> None:
+        self.events.append(("admitted", None))
+
+    def request_settled(self, classification: object) -> None:
+        self.events.append(("settled", classification))
+
+    def request_failed(self, error: Exception, *, admitted: bool, waited_ns: int) -> None:
+        self.events.append(("failed" if admitted else "refused", type(error).__name__))
+
+    def request_cancelled(self, waited_ns: int) -> None:
+        self.events.append(("cancelled", None))
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.events]
+
+
+def served(menu: Menu) -> dict[str, ServedVariant]:
+    """Every variant of `menu`, with class names "class 0".."class 999"."""
+    labels = tuple(ClassName(f"n{index:08d}", f"class {index}") for index in range(1000))
+    found = {}
+    for choice in menu.choices:
+        manifest = Manifest(
+            schema_version=1,
+            variant=choice.variant,
+            accuracy=Accuracy(choice.variant.top1, None, "published", "made up for tests", None),
+            provenance=Provenance("file", "test", None, "Apache-2.0", None, "0" * 64),
+            opset=17,
+            ir_version=8,
+            parameters=int(choice.accuracy * 1000),
+            flops=1,
+            files={},
+        )
+        found[choice.variant.name] = ServedVariant(manifest, labels, routable=True)
+    return found
+
+
+def build_engine(
+    *,
+    menu: Menu | None = None,
+    workers: FakeWorkers | None = None,
+    decoder: FakeDecoder | None = None,
+    instrument: Instrument | None = None,
+    clock: Clock | None = None,
+    worker_count: int = 1,
+    queue_size_max: int = 64,
+    admitted_max: int = 64,
+) -> Engine:
+    """The real engine and scheduler over fake decode and runs; ready."""
+    menu = menu or cpu_menu()
+    profile = MachineProfile(
+        schema_version=1,
+        machine="fake",
+        runtime="fake",
+        workers=worker_count,
+        model_sha256={},
+        latencies=tuple(choice.profile for choice in menu.choices),
+        decode=StageCost(fixed_ns=1 * MS, per_megapixel_ns=0),
+        overhead_ns=0,
+    )
+    engine = Engine(
+        scheduler=scheduler(menu, workers=worker_count, queue_size_max=queue_size_max),
+        menu=menu,
+        served=served(menu),
+        profile=profile,
+        decoder=decoder or FakeDecoder(),
+        workers=workers or FakeWorkers(),
+        clock=clock or LoopClock(),
+        instrument=instrument or Instrument(),
+        settings=EngineSettings(
+            budget_ns_default=1000 * MS, budget_ns_max=60_000 * MS, top_k_max=20, admitted_max=admitted_max
+        ),
+    )
+    engine.open()
+    return engine

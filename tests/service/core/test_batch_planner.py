@@ -1,0 +1,150 @@
+"""What the planner prefers, in situations small enough to check by hand."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.core.batch_planner import BatchPlanner, PlannerSettings, Situation
+from service.core.deadline_queue import DeadlineQueue
+from service.core.load import LoadEstimator
+from service.core.menu import Menu
+from service.core.request import OnMiss, Plan, QueuedRequest, RoutingPolicy
+from tests.fakes.menus import MS, choice, cpu_menu, gpu_menu
+
+NOW_NS = 1_000_000_000
+
+
+def plan(
+    menu: Menu,
+    budgets_ms: list[float],
+    *,
+    idle: int = 1,
+    free_ms: tuple[float, ...] = (),
+    rate_per_s: float = 0,
+    batch_size_max: int = 16,
+) -> Plan | None:
+    """The plan for queued requests with these budgets left, after a second of arrivals at `rate_per_s`."""
+    queue = DeadlineQueue(size_max=2000)
+    for request_id, budget_ms in enumerate(budgets_ms, start=1):
+        queue.push(QueuedRequest(request_id, NOW_NS, NOW_NS + round(budget_ms * MS)))
+    load = LoadEstimator(menu, idle + len(free_ms))
+    for step in range(int(rate_per_s * 3)):
+        load.observe(200 * MS, NOW_NS - 3_000 * MS + int(step * 1e9 / rate_per_s))
+    planner = BatchPlanner(menu, load, PlannerSettings(batch_size_max, overhead_ns=0))
+    free_at_ns = tuple(NOW_NS + round(ms * MS) for ms in free_ms)
+    return planner.plan(Situation(queue, NOW_NS, idle, free_at_ns))
+
+
+def test_nothing_to_do_is_no_plan() -> None:
+    """An empty queue, or no idle worker, gives no plan."""
+    assert plan(cpu_menu(), []) is None
+    assert plan(cpu_menu(), [100], idle=0, free_ms=(5,)) is None
+
+
+def test_no_plan_rather_than_a_hopeless_one() -> None:
+    """Where no choice fits the slack of any queued request there is no plan."""
+    assert plan(cpu_menu(), [9.9]) is None
+
+
+def test_accuracy_is_given_up_before_queued_deadlines_are() -> None:
+    """With a queue that only the small variant can clear in time, the head gets the small one although more fits."""
+    found = plan(cpu_menu(), [60, 60, 60, 60, 60, 60])
+    assert found is not None
+    assert found.variant == "small"
+
+
+def test_an_idle_neighbour_takes_the_queue() -> None:
+    """A second idle worker can clear the queue, so the first may spend its time on accuracy."""
+    alone, helped = plan(cpu_menu(), [50, 59]), plan(cpu_menu(), [50, 59], idle=2)
+    assert alone is not None
+    assert helped is not None
+    assert (alone.variant, helped.variant) == ("medium", "large")
+
+
+def test_arrival_rate_alone_pulls_the_choice_down() -> None:
+    """With an empty queue but a rate the large variant could not carry, a cheaper one is chosen in advance."""
+    calm, busy = plan(cpu_menu(), [500], rate_per_s=2), plan(cpu_menu(), [500], rate_per_s=70)
+    assert calm is not None
+    assert busy is not None
+    assert (calm.variant, busy.variant) == ("large", "small")
+
+
+def test_batches_where_batching_pays() -> None:
+    """On a machine where batches save time all waiting requests go in one run."""
+    found = plan(gpu_menu(), [500] * 8)
+    assert found is not None
+    assert (found.variant, len(found.request_ids)) == ("large", 8)
+
+
+def test_batch_size_is_bounded() -> None:
+    """No batch is larger than the setting, however many wait."""
+    found = plan(gpu_menu(), [500] * 50, batch_size_max=4)
+    assert found is not None
+    assert len(found.request_ids) == 4
+
+
+def test_a_batch_never_costs_a_packed_deadline() -> None:
+    """The tightest packed request limits variant and batch: here only the small variant makes 6 ms with four."""
+    found = plan(gpu_menu(), [6, 500, 500, 500])
+    assert found is not None
+    assert found.latency_ns <= 6 * MS or 1 not in found.request_ids
+
+
+def test_a_wide_run_answers_what_one_core_cannot() -> None:
+    """A budget that only two cores can make for a variant gets it on two threads."""
+    menu = Menu([choice("only", 75, {1: 10}), choice("only", 75, {1: 6}, threads=2)])
+    found = plan(menu, [8], idle=2)
+    assert found is not None
+    assert found.threads == 2
+
+
+def test_idle_cores_speed_up_a_lone_request() -> None:
+    """With nobody else waiting a request takes all cores, since that answers sooner at the same accuracy."""
+    menu = Menu([choice("only", 75, {1: 10}), choice("only", 75, {1: 6}, threads=2)])
+    lone, pair = plan(menu, [100], idle=2), plan(menu, [100, 100], idle=2)
+    assert lone is not None
+    assert pair is not None
+    assert (lone.threads, pair.threads) == (2, 1)
+
+
+@given(
+    budgets_ms=st.lists(st.floats(1, 400), max_size=30),
+    idle=st.integers(1, 3),
+    rate=st.sampled_from([0, 5, 50, 500]),
+    gpu=st.booleans(),
+)
+def test_every_plan_keeps_every_packed_deadline(budgets_ms: list[float], idle: int, rate: float, *, gpu: bool) -> None:
+    """Whatever the queue, a plan packs each request once, and is predicted to meet all their deadlines."""
+    menu = gpu_menu() if gpu else cpu_menu()
+    found = plan(menu, budgets_ms, idle=idle, rate_per_s=rate)
+    fastest_ms = min(c.latency_ns(1) for c in menu.choices) / MS
+    if found is None:
+        assert all(budget_ms < fastest_ms + 1e-6 for budget_ms in budgets_ms)
+        return
+    assert len(set(found.request_ids)) == len(found.request_ids)
+    for request_id in found.request_ids:
+        assert found.latency_ns <= round(budgets_ms[request_id - 1] * MS)
+
+
+def test_a_head_that_can_run_nowhere_now_lets_others_pass() -> None:
+    """A head pinned to a variant whose run needs two cores waits; the next request takes the idle one."""
+    menu = Menu([choice("wide", 80, {1: 20}, threads=2), choice("small", 75, {1: 10})])
+    queue = DeadlineQueue(size_max=4)
+    queue.push(QueuedRequest(1, NOW_NS, NOW_NS + 100 * MS, RoutingPolicy(variant="wide")))
+    queue.push(QueuedRequest(2, NOW_NS, NOW_NS + 200 * MS))
+    planner = BatchPlanner(menu, LoadEstimator(menu, 2), PlannerSettings(16, 0))
+    found = planner.plan(Situation(queue, NOW_NS, 1, (NOW_NS + 30 * MS,)))
+    assert found is not None
+    assert (found.variant, found.request_ids) == ("small", (2,))
+
+
+def test_late_plans_use_the_fastest_allowed_variant() -> None:
+    """A request that missed is served by the fastest variant its policy allows, on the cores there are."""
+    menu = cpu_menu()
+    planner = BatchPlanner(menu, LoadEstimator(menu, 1), PlannerSettings(16, 0))
+    late = QueuedRequest(1, NOW_NS, NOW_NS, RoutingPolicy(on_miss=OnMiss.LATE, min_accuracy=76))
+    found = planner.plan_late(late, idle=1)
+    assert found is not None
+    assert found.variant == "medium"
+    assert planner.plan_late(late, idle=0) is None

@@ -1,0 +1,303 @@
+"""The engine over the real scheduler, with decode and runs in fake time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from service.core.engine import Engine
+from service.core.request import OnMiss, RequestOptions, RoutingPolicy
+from service.errors import (
+    DeadlineExceeded,
+    InferenceFailed,
+    InvalidArgument,
+    InvalidImage,
+    NotReady,
+    Overloaded,
+    UnknownVariant,
+)
+from tests.fakes.event_loop import run_in_fake_time
+from tests.fakes.menus import MS, gpu_menu
+from tests.fakes.runtime import FakeDecoder, FakeWorkers, RecordingInstrument, build_engine
+
+LATE = RoutingPolicy(on_miss=OnMiss.LATE)
+
+
+def options(budget_ms: float | None = None, policy: RoutingPolicy | None = None, top_k: int = 5) -> RequestOptions:
+    budget_ns = None if budget_ms is None else round(budget_ms * MS)
+    return RequestOptions(budget_ns, top_k, policy or RoutingPolicy())
+
+
+async def infer(engine: Engine, image: bytes, asked: RequestOptions | None = None) -> object:
+    return await engine.infer(image, asked or options(), received_ns=engine.now_ns())
+
+
+def test_answers_with_labels_timings_and_variant() -> None:
+    """An answer names its classes, the variant that gave it, and where the time went."""
+
+    async def scenario() -> None:
+        answer = await infer(build_engine(), b"A", options(100, top_k=2))
+        assert [(p.index, p.wnid, p.label) for p in answer.predictions] == [
+            (65, "n00000065", "class 65"),
+            (66, "n00000066", "class 66"),
+        ]
+        assert answer.variant.name == "large"
+        assert answer.budget_met
+        assert answer.budget_ns == 100 * MS
+        assert answer.degraded_from is None
+        assert answer.batch_size == 1
+        timings = answer.timings
+        assert timings.decode_ns == pytest.approx(1 * MS, rel=0.01)
+        assert timings.total_ns == pytest.approx(51 * MS, rel=0.01)
+        assert timings.queue_ns == 0
+
+    run_in_fake_time(scenario())
+
+
+def test_no_budget_means_the_default_budget() -> None:
+    """Without a budget the server's default counts, which gets the most accurate variant."""
+
+    async def scenario() -> None:
+        answer = await infer(build_engine(), b"A")
+        assert answer.budget_ns == 1000 * MS
+        assert answer.variant.name == "large"
+
+    run_in_fake_time(scenario())
+
+
+def test_an_impossible_budget_is_refused_at_the_door() -> None:
+    """A budget below decode plus the fastest variant fails at once and names the smallest feasible one."""
+
+    async def scenario() -> None:
+        decoder, instrument = FakeDecoder(), RecordingInstrument()
+        engine = build_engine(decoder=decoder, instrument=instrument)
+        before_ns = engine.now_ns()
+        with pytest.raises(DeadlineExceeded, match=r"smallest feasible budget .* 11\.0 ms") as caught:
+            await infer(engine, b"A", options(5))
+        assert caught.value.smallest_feasible_budget_ns == 11 * MS
+        assert engine.now_ns() == before_ns
+        assert decoder.resolutions == [], "it must be refused before any decode"
+        assert instrument.events == [("refused", "DeadlineExceeded")]
+        answer = await infer(engine, b"A", options(11))
+        assert answer.variant.name == "small"
+        assert answer.budget_met
+
+    run_in_fake_time(scenario())
+
+
+def test_a_queue_that_is_too_long_is_refused_at_the_door() -> None:
+    """A request that the queue ahead leaves no time for is refused before decode, with a budget that would do."""
+
+    async def scenario() -> None:
+        engine = build_engine()
+        busy = [asyncio.create_task(infer(engine, b"A", options(100))) for _ in range(4)]
+        await asyncio.sleep(0.002)
+        with pytest.raises(DeadlineExceeded, match="the queue ahead takes about") as caught:
+            await infer(engine, b"B", options(12))
+        assert caught.value.smallest_feasible_budget_ns > 12 * MS
+        await asyncio.gather(*busy)
+
+    run_in_fake_time(scenario())
+
+
+def test_decodes_no_larger_than_a_feasible_variant_needs() -> None:
+    """The decoder is asked for the shorter side that the best still feasible variant's crop needs."""
+
+    async def scenario() -> None:
+        decoder = FakeDecoder()
+        engine = build_engine(decoder=decoder)
+        await infer(engine, b"A", options(100))
+        assert decoder.resolutions == [256]  # 224 / 0.875
+
+    run_in_fake_time(scenario())
+
+
+def test_load_degrades_accuracy_and_says_so() -> None:
+    """When the queue forces a cheaper variant the answer names what an idle server would have used."""
+
+    async def scenario() -> None:
+        engine = build_engine()
+        answers = await asyncio.gather(*(infer(engine, b"A", options(130)) for _ in range(8)))
+        degraded = [answer for answer in answers if answer.degraded_from]
+        assert degraded
+        assert {answer.degraded_from for answer in degraded} == {"large"}
+        assert all(answer.budget_met for answer in answers)
+
+    run_in_fake_time(scenario())
+
+
+def test_a_batch_keeps_answers_apart() -> None:
+    """Requests that share a run each get the answer to their own image."""
+
+    async def scenario() -> None:
+        workers = FakeWorkers()
+        engine = build_engine(menu=gpu_menu(), workers=workers)
+        images = [bytes([65 + index]) for index in range(9)]
+        answers = await asyncio.gather(*(infer(engine, image) for image in images))
+        assert [answer.predictions[0].index for answer in answers] == [65 + index for index in range(9)]
+        assert max(len(plan.request_ids) for plan in workers.plans) > 1
+
+    run_in_fake_time(scenario())
+
+
+def test_a_cancelled_caller_never_touches_its_batch_mates() -> None:
+    """Cancelling one caller of a running batch leaves the other answers and the worker as they were."""
+
+    async def scenario() -> None:
+        workers, instrument = FakeWorkers(), RecordingInstrument()
+        engine = build_engine(menu=gpu_menu(), workers=workers, instrument=instrument)
+        calls = [asyncio.create_task(infer(engine, bytes([65 + index]))) for index in range(5)]
+        await asyncio.sleep(0.025)  # the first runs alone for 20 ms, the rest then share a run
+        assert len(workers.plans[-1].request_ids) == 4
+        victim = workers.plans[-1].request_ids[0] - 1
+        calls[victim].cancel()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(answers[victim], asyncio.CancelledError)
+        others = [answer for index, answer in enumerate(answers) if index != victim]
+        expected = [65 + index for index in range(5) if index != victim]
+        assert [answer.predictions[0].index for answer in others] == expected
+        assert instrument.names().count("cancelled") == 1
+        assert instrument.names().count("settled") == 4
+        assert (await infer(engine, b"Z")).predictions[0].index == ord("Z")
+
+    run_in_fake_time(scenario())
+
+
+def test_a_caller_may_leave_while_its_image_is_decoded() -> None:
+    """A request cancelled during decode never reaches the queue and holds no place."""
+
+    async def scenario() -> None:
+        workers = FakeWorkers()
+        engine = build_engine(workers=workers, decoder=FakeDecoder(decode_ms=30))
+        call = asyncio.create_task(infer(engine, b"A"))
+        await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert workers.plans == []
+        assert await engine.drain(1 * MS)
+
+    run_in_fake_time(scenario())
+
+
+def test_a_slow_run_is_refused_at_its_deadline() -> None:
+    """When a run overshoots, its caller gets the refusal at the deadline and not when the run is over."""
+
+    async def scenario() -> None:
+        engine = build_engine(workers=FakeWorkers(slowness=3))
+        started_ns = engine.now_ns()
+        with pytest.raises(DeadlineExceeded):
+            await infer(engine, b"A", options(60))
+        assert engine.now_ns() - started_ns == pytest.approx(60 * MS, abs=1000)
+
+    run_in_fake_time(scenario())
+
+
+def test_late_answers_are_marked() -> None:
+    """With on_miss=late an impossible budget is answered by the fastest variant and marked as missed."""
+
+    async def scenario() -> None:
+        answer = await infer(build_engine(), b"A", options(3, LATE))
+        assert answer.variant.name == "small"
+        assert not answer.budget_met
+
+    run_in_fake_time(scenario())
+
+
+def test_a_failing_run_fails_its_own_requests_only() -> None:
+    """A run that raises is an InferenceFailed for its requests; the engine goes on."""
+
+    async def scenario() -> None:
+        engine = build_engine()
+        with pytest.raises(InferenceFailed):
+            await infer(engine, b"poison")
+        assert (await infer(engine, b"A")).predictions[0].index == 65
+
+    run_in_fake_time(scenario())
+
+
+@pytest.mark.parametrize(
+    ("image", "asked", "expected"),
+    [
+        (b"text", options(), InvalidImage),
+        (b"broken", options(), InvalidImage),
+        (b"A", options(-1), InvalidArgument),
+        (b"A", options(60_001), InvalidArgument),
+        (b"A", options(top_k=0), InvalidArgument),
+        (b"A", options(top_k=21), InvalidArgument),
+        (b"A", options(policy=RoutingPolicy(variant="huge")), UnknownVariant),
+        (b"A", options(policy=RoutingPolicy(min_accuracy=99)), InvalidArgument),
+    ],
+)
+def test_what_cannot_be_served_is_refused_by_its_kind(
+    image: bytes, asked: RequestOptions, expected: type[Exception]
+) -> None:
+    """Each kind of bad request ends with its own error, and the engine serves the next one."""
+
+    async def scenario() -> None:
+        engine = build_engine()
+        with pytest.raises(expected):
+            await infer(engine, image, asked)
+        assert (await infer(engine, b"A")).budget_met
+
+    run_in_fake_time(scenario())
+
+
+def test_admitted_requests_are_bounded() -> None:
+    """Beyond the bound of requests between door and answer a request is refused with a time to come back."""
+
+    async def scenario() -> None:
+        engine = build_engine(admitted_max=2)
+        calls = [asyncio.create_task(infer(engine, b"A")) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await infer(engine, b"A")
+        await asyncio.gather(*calls)
+        assert (await infer(engine, b"A")).budget_met
+
+    run_in_fake_time(scenario())
+
+
+def test_drain_serves_what_was_admitted_and_refuses_the_rest() -> None:
+    """Draining loses no admitted request, not even one still being decoded, and takes no new one."""
+
+    async def scenario() -> None:
+        engine = build_engine(decoder=FakeDecoder(decode_ms=20))
+        calls = [asyncio.create_task(infer(engine, b"A", options(5000))) for _ in range(6)]
+        await asyncio.sleep(0.001)
+        drained = asyncio.create_task(engine.drain(10_000 * MS))
+        await asyncio.sleep(0)
+        with pytest.raises(NotReady):
+            await infer(engine, b"A")
+        assert len(await asyncio.gather(*calls)) == 6
+        assert await drained
+
+    run_in_fake_time(scenario())
+
+
+def test_drain_is_bounded_and_leaves_nobody_without_a_reply() -> None:
+    """When the drain's time is up, what is left is told so instead of hanging."""
+
+    async def scenario() -> None:
+        engine = build_engine(workers=FakeWorkers(slowness=1000))
+        calls = [asyncio.create_task(infer(engine, b"A", options(50_000, LATE))) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        assert not await engine.drain(100 * MS)
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(end) for end in ends} == {NotReady}
+
+    run_in_fake_time(scenario())
+
+
+def test_the_menu_says_what_each_budget_would_get() -> None:
+    """`choose_when_idle` and `variants` show the ladder of budgets and the profile they follow from."""
+
+    async def scenario() -> None:
+        engine = build_engine()
+        assert [engine.choose_when_idle(ms * MS) for ms in (5, 11, 21, 51)] == [None, "small", "medium", "large"]
+        rows = engine.variants()
+        assert [row.variant.name for row in rows] == ["large", "medium", "small"]
+        assert rows[0].latency_ns_by_batch == {1: {1: 50 * MS, 2: 100 * MS, 4: 200 * MS}}
+
+    run_in_fake_time(scenario())

@@ -1,0 +1,80 @@
+"""The load estimate: rate, price and blocking loss."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.core.load import LoadEstimator, LoadSettings
+from tests.fakes.menus import MS, cpu_menu
+
+NS_PER_S = 1_000_000_000
+
+
+def fed(rate_per_s: float, budget_ms: float = 500, workers: int = 1, seconds: int = 10) -> tuple[LoadEstimator, int]:
+    """An estimator after `seconds` of evenly spaced arrivals, and the time then."""
+    estimator = LoadEstimator(cpu_menu(), workers)
+    gap_ns = round(NS_PER_S / rate_per_s)
+    now_ns = 0
+    for _ in range(round(rate_per_s * seconds)):
+        now_ns += gap_ns
+        estimator.observe(round(budget_ms * MS), now_ns)
+    return estimator, now_ns
+
+
+def test_no_traffic_no_price() -> None:
+    """Before any arrival core time is free and nothing can be blocked."""
+    estimator = LoadEstimator(cpu_menu(), 1)
+    assert estimator.arrivals_per_ns(0) == 0
+    assert estimator.price_per_core_ns(0) == 0
+    assert estimator.blocking_loss(50 * MS, 0) == 0
+
+
+@pytest.mark.parametrize("rate_per_s", [20, 100, 700])
+def test_the_rate_converges_to_the_arrivals(rate_per_s: float) -> None:
+    """After several windows the estimate is within 5 % of the true rate."""
+    estimator, now_ns = fed(rate_per_s)
+    assert estimator.arrivals_per_ns(now_ns) * NS_PER_S == pytest.approx(rate_per_s, rel=0.05)
+
+
+def test_the_rate_falls_when_traffic_stops() -> None:
+    """Three windows after the last arrival the rate is down to a twentieth."""
+    estimator, now_ns = fed(100)
+    later_ns = now_ns + 3 * LoadSettings().window_ns
+    assert estimator.arrivals_per_ns(later_ns) * NS_PER_S == pytest.approx(100 * 0.05, rel=0.1)
+
+
+def test_core_time_is_free_while_the_best_variant_fits() -> None:
+    """At a rate the large variant can carry (50 ms each) the price is zero."""
+    estimator, now_ns = fed(15)
+    assert estimator.price_per_core_ns(now_ns) == 0
+
+
+def test_the_price_rises_with_the_rate_up_to_the_value_of_an_answer() -> None:
+    """More traffic never makes core time cheaper; in overload it costs what the cheapest variant earns with it."""
+    prices = []
+    for rate_per_s in (10, 30, 60, 85, 200, 1000):
+        estimator, now_ns = fed(rate_per_s)
+        prices.append(estimator.price_per_core_ns(now_ns))
+    assert prices == sorted(prices)
+    assert prices[-1] == pytest.approx(75 / (10 * MS))
+
+
+def test_more_workers_lower_the_price() -> None:
+    """The same traffic on more cores makes core time cheaper."""
+    one, now_ns = fed(60)
+    four, _ = fed(60, workers=4)
+    assert four.price_per_core_ns(now_ns) < one.price_per_core_ns(now_ns)
+
+
+def test_blocking_costs_only_short_budgets() -> None:
+    """Budgets longer than the block plus the fastest run lose nothing; shorter ones lose more, the longer the block."""
+    patient, now_ns = fed(50, budget_ms=500)
+    patient.price_per_core_ns(now_ns)
+    assert patient.blocking_loss(50 * MS, now_ns) == 0
+    hasty, now_ns = fed(50, budget_ms=15)
+    hasty.price_per_core_ns(now_ns)
+    losses = [hasty.blocking_loss(ms * MS, now_ns) for ms in (0, 5, 10, 20, 50)]
+    assert losses == sorted(losses)
+    assert losses[0] == losses[1] == 0
+    # 20 ms of block: arrivals in the first 15 ms find more than 5 ms of it left. 50/s * 15 ms * 75 points.
+    assert losses[3] == pytest.approx(50 * 0.015 * 75, rel=0.05)

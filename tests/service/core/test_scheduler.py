@@ -1,0 +1,306 @@
+"""The scheduler as a state machine: single scenarios, then any order of events."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from service.core.menu import Menu
+from service.core.request import OnMiss, QueuedRequest, RoutingPolicy
+from service.core.scheduler import Dispatch, Outcome, Settle, WakeAt
+from tests.fakes.menus import MS, choice, cpu_menu, gpu_menu, scheduler
+
+START_NS = 1_000_000_000
+LATE = RoutingPolicy(on_miss=OnMiss.LATE)
+
+
+def request(request_id: int, budget_ms: float, policy: RoutingPolicy = RoutingPolicy()) -> QueuedRequest:  # noqa: B008 - frozen
+    return QueuedRequest(request_id, START_NS, START_NS + round(budget_ms * MS), policy)
+
+
+def dispatched(actions: tuple[object, ...]) -> list[tuple[str, tuple[int, ...]]]:
+    return [(a.plan.variant, a.plan.request_ids) for a in actions if isinstance(a, Dispatch)]
+
+
+def settled(actions: tuple[object, ...]) -> dict[int, Outcome]:
+    return {a.request_id: a.outcome for a in actions if isinstance(a, Settle)}
+
+
+def wake_time(actions: tuple[object, ...]) -> int | None:
+    (found,) = [a.at_ns for a in actions if isinstance(a, WakeAt)]
+    return found
+
+
+def test_idle_server_uses_the_most_accurate_variant_that_fits() -> None:
+    """On an idle server a larger budget gets a variant at least as accurate, and the most accurate that fits."""
+    for budget_ms, expected in [(10, "small"), (19, "small"), (20, "medium"), (49, "medium"), (50, "large")]:
+        actions = scheduler(cpu_menu()).submit(request(1, budget_ms), START_NS)
+        assert dispatched(actions) == [(expected, (1,))]
+
+
+def test_overhead_is_part_of_the_budget() -> None:
+    """The time from run to written answer is taken off the slack before a variant is chosen."""
+    actions = scheduler(cpu_menu(), overhead_ns=MS).submit(request(1, 50), START_NS)
+    assert dispatched(actions) == [("medium", (1,))]
+
+
+def test_binding_is_late() -> None:
+    """A request that waits is bound when a worker is idle, to what its slack then allows, not at arrival."""
+    machine = scheduler(cpu_menu())
+    machine.submit(request(1, 1000), START_NS)
+    assert dispatched(machine.submit(request(2, 61), START_NS)) == []
+    actions = machine.worker_idle(0, START_NS + 40 * MS)
+    assert dispatched(actions) == [("medium", (2,))]
+
+
+def test_earliest_deadline_goes_first() -> None:
+    """When a worker becomes idle the request with the earliest deadline is served, not the first to arrive."""
+    machine = scheduler(cpu_menu())
+    machine.submit(request(1, 1000), START_NS)
+    machine.submit(request(2, 900), START_NS)
+    machine.submit(request(3, 300), START_NS)
+    assert dispatched(machine.worker_idle(0, START_NS + 50 * MS))[0][1] == (3,)
+
+
+def test_queued_deadlines_pull_the_choice_down() -> None:
+    """A worker does not start a long run that would cost a request already queued its deadline."""
+    machine = scheduler(cpu_menu())
+    machine.submit(request(1, 10), START_NS)
+    machine.submit(request(2, 60), START_NS)
+    machine.submit(request(3, 62), START_NS)
+    actions = machine.worker_idle(0, START_NS + 10 * MS)
+    assert dispatched(actions) in ([("medium", (2,))], [("small", (2,))])
+
+
+def test_a_hopeless_request_is_shed_by_a_timer() -> None:
+    """A queued request is refused once its fastest variant cannot make it, without waiting for a worker."""
+    machine = scheduler(cpu_menu())
+    machine.submit(request(1, 1000), START_NS)
+    actions = machine.submit(request(2, 30), START_NS)
+    due_ns = wake_time(actions)
+    assert due_ns == START_NS + 20 * MS + 1
+    assert settled(machine.wake(due_ns)) == {2: Outcome.DEADLINE_EXCEEDED}
+
+
+def test_a_run_that_overshoots_does_not_hold_back_the_refusal() -> None:
+    """A request in a run that takes too long is refused at its deadline; its result, when it comes, is dropped."""
+    machine = scheduler(cpu_menu())
+    machine.submit(request(1, 10), START_NS)
+    assert settled(machine.wake(START_NS + 10 * MS)) == {}
+    assert settled(machine.wake(START_NS + 10 * MS + 1)) == {1: Outcome.DEADLINE_EXCEEDED}
+    assert settled(machine.worker_idle(0, START_NS + 15 * MS)) == {}
+    assert machine.is_empty
+
+
+def test_a_cancelled_caller_never_touches_its_batch_mates() -> None:
+    """One caller of a batch leaves while it runs: the others get their answers, the worker its next run."""
+    machine = scheduler(gpu_menu())
+    machine.submit(request(1, 1000), START_NS)
+    for request_id in (2, 3, 4, 5):
+        machine.submit(request(request_id, 1000), START_NS)
+    ((_, mates),) = dispatched(machine.worker_idle(0, START_NS + 20 * MS))
+    assert mates == (2, 3, 4, 5)
+    assert settled(machine.cancel(3, START_NS + 21 * MS)) == {3: Outcome.CANCELLED}
+    done = machine.worker_idle(0, START_NS + 49 * MS)
+    assert settled(done) == {2: Outcome.ANSWERED, 4: Outcome.ANSWERED, 5: Outcome.ANSWERED}
+    assert dispatched(machine.submit(request(6, 2000), START_NS + 50 * MS)) != []
+
+
+def test_every_caller_of_a_batch_may_leave() -> None:
+    """A batch whose callers all left still frees its worker when the run is over."""
+    machine = scheduler(cpu_menu())
+    machine.submit(request(1, 100), START_NS)
+    machine.cancel(1, START_NS + 1)
+    assert not machine.is_empty
+    machine.worker_idle(0, START_NS + 50 * MS)
+    assert machine.is_empty
+
+
+def test_cancelling_a_queued_request_frees_its_place() -> None:
+    """A queued request whose caller left is gone from the queue and never runs."""
+    machine = scheduler(cpu_menu())
+    machine.submit(request(1, 1000), START_NS)
+    machine.submit(request(2, 1000), START_NS)
+    assert settled(machine.cancel(2, START_NS)) == {2: Outcome.CANCELLED}
+    assert machine.pressure.queued == 0
+    assert dispatched(machine.worker_idle(0, START_NS + 50 * MS)) == []
+
+
+def test_cancelling_twice_or_after_the_answer_does_nothing() -> None:
+    """A cancellation that comes too late, or twice, has no effect."""
+    machine = scheduler(cpu_menu())
+    machine.submit(request(1, 100), START_NS)
+    machine.worker_idle(0, START_NS + 50 * MS)
+    assert machine.cancel(1, START_NS + 51 * MS) == ()
+
+
+def test_a_full_queue_says_when_to_come_back() -> None:
+    """A submit beyond the bound is refused with the time the queue needs, and disturbs nobody."""
+    machine = scheduler(cpu_menu(), queue_size_max=2)
+    for request_id in (1, 2, 3):
+        machine.submit(request(request_id, 5000), START_NS)
+    (refusal,) = [a for a in machine.submit(request(4, 5000), START_NS) if isinstance(a, Settle)]
+    assert refusal.outcome is Outcome.OVERLOADED
+    # One large run ahead (50 ms) and two queued at the cheapest choice (10 ms each).
+    assert refusal.retry_after_ns == 70 * MS
+    assert machine.pressure.queued == 2
+
+
+def test_late_requests_are_answered_when_there_is_room() -> None:
+    """With on_miss=late a request that misses is served by the fastest variant once no request in time waits."""
+    machine = scheduler(cpu_menu())
+    machine.submit(request(1, 1000), START_NS)
+    machine.submit(request(2, 5, LATE), START_NS)
+    assert settled(machine.wake(START_NS + 1)) == {}
+    actions = machine.worker_idle(0, START_NS + 50 * MS)
+    assert dispatched(actions) == [("small", (2,))]
+    assert settled(machine.worker_idle(0, START_NS + 60 * MS)) == {2: Outcome.ANSWERED}
+
+
+def test_late_requests_do_not_wait_for_ever() -> None:
+    """A late request that never gets room is refused when the server's bound on waiting is over."""
+    machine = scheduler(cpu_menu())
+    machine.submit(request(1, 1000), START_NS)
+    machine.submit(request(2, 5, LATE), START_NS)
+    machine.wake(START_NS + 10 * MS)
+    over_ns = START_NS + 5 * MS + 10_000 * MS + 1
+    assert settled(machine.wake(over_ns))[2] is Outcome.DEADLINE_EXCEEDED
+
+
+def test_a_failed_run_fails_its_requests_and_frees_its_worker() -> None:
+    """When a run raises, each of its requests fails and the worker takes the next plan."""
+    machine = scheduler(cpu_menu())
+    machine.submit(request(1, 1000), START_NS)
+    machine.submit(request(2, 1000), START_NS)
+    actions = machine.worker_idle(0, START_NS + MS, failed=True)
+    assert settled(actions) == {1: Outcome.FAILED}
+    assert dispatched(actions)[0][1] == (2,)
+
+
+def test_a_wide_run_takes_its_cores() -> None:
+    """A run on two threads takes two workers, and both are free when it is over."""
+    menu = Menu([choice("only", 75, {1: 10}), choice("only", 75, {1: 6}, threads=2)])
+    machine = scheduler(menu, workers=2)
+    (first,) = [a for a in machine.submit(request(1, 8), START_NS) if isinstance(a, Dispatch)]
+    assert first.workers == (0, 1)
+    assert dispatched(machine.submit(request(2, 100), START_NS)) == []
+    actions = machine.worker_idle(0, START_NS + 6 * MS)
+    assert settled(actions) == {1: Outcome.ANSWERED}
+    assert [name for name, _ in dispatched(actions)] == ["only"]
+
+
+def test_a_pinned_head_does_not_block_others() -> None:
+    """Requests pinned to different variants are packed apart: a batch holds one variant, each its own."""
+    machine = scheduler(gpu_menu())
+    machine.submit(request(1, 1000), START_NS)
+    machine.submit(request(2, 500, RoutingPolicy(variant="small")), START_NS)
+    machine.submit(request(3, 600, RoutingPolicy(variant="large")), START_NS)
+    machine.submit(request(4, 700, RoutingPolicy(variant="small")), START_NS)
+    assert dispatched(machine.worker_idle(0, START_NS + 20 * MS)) == [("small", (2, 4))]
+
+
+class AnyOrderOfEvents(RuleBasedStateMachine):
+    """Submits, cancels, finishes, failures, timers and the passing of time, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.menu = Menu([*gpu_menu().choices, choice("wide", 82, {1: 30, 4: 60}, threads=2)])
+        self.machine = scheduler(self.menu, workers=3, queue_size_max=8)
+        self.now_ns = START_NS
+        self.requests: dict[int, QueuedRequest] = {}
+        self.open: set[int] = set()
+        self.running: dict[int, Dispatch] = {}
+        self.wake_ns: int | None = None
+
+    def perform(self, actions: tuple[object, ...]) -> None:
+        for action in actions:
+            if isinstance(action, Settle):
+                assert action.request_id in self.open, f"{action} of a request that is not open"
+                self.open.remove(action.request_id)
+            elif isinstance(action, Dispatch):
+                busy = {worker for run in self.running.values() for worker in run.workers}
+                assert not busy & set(action.workers)
+                assert set(action.plan.request_ids) <= self.open
+                for request_id in action.plan.request_ids:
+                    found = self.requests[request_id]
+                    on_time = self.now_ns + action.plan.latency_ns <= found.deadline_ns
+                    assert on_time or found.policy.on_miss is OnMiss.LATE
+                self.running[action.workers[0]] = action
+            else:
+                assert isinstance(action, WakeAt)
+                self.wake_ns = action.at_ns
+
+    @rule(
+        budget_ms=st.integers(1, 200),
+        pin=st.sampled_from([None, None, "small", "large", "wide"]),
+        on_miss=st.sampled_from(OnMiss),
+        priority=st.integers(0, 9),
+    )
+    def submit(self, budget_ms: int, pin: str | None, on_miss: OnMiss, priority: int) -> None:
+        request_id = len(self.requests) + 1
+        policy = RoutingPolicy(variant=pin, on_miss=on_miss, priority=priority)
+        made = QueuedRequest(request_id, self.now_ns, self.now_ns + budget_ms * MS, policy)
+        self.requests[request_id] = made
+        self.open.add(request_id)
+        self.perform(self.machine.submit(made, self.now_ns))
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.requests)))
+        was_open = request_id in self.open
+        self.perform(self.machine.cancel(request_id, self.now_ns))
+        assert request_id not in self.open
+        assert was_open or request_id in self.requests
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), failed=st.booleans())
+    def finish(self, data: st.DataObject, *, failed: bool) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.running)))
+        del self.running[worker]
+        self.perform(self.machine.worker_idle(worker, self.now_ns, failed=failed))
+
+    @rule(delta_us=st.integers(0, 30_000))
+    def time_passes(self, delta_us: int) -> None:
+        target_ns = self.now_ns + delta_us * 1000
+        while self.wake_ns is not None and self.wake_ns <= target_ns:
+            self.now_ns, self.wake_ns = max(self.now_ns, self.wake_ns), None
+            self.perform(self.machine.wake(self.now_ns))
+        self.now_ns = target_ns
+
+    @rule()
+    def spurious_wake(self) -> None:
+        self.wake_ns = None
+        self.perform(self.machine.wake(self.now_ns))
+
+    @invariant()
+    def the_queue_is_bounded(self) -> None:
+        pressure = self.machine.pressure
+        assert pressure.queued + pressure.late <= 8
+
+    @invariant()
+    def no_open_request_is_past_its_deadline(self) -> None:
+        for request_id in self.open:
+            found = self.requests[request_id]
+            assert found.policy.on_miss is OnMiss.LATE or self.now_ns <= found.deadline_ns
+
+    @invariant()
+    def a_worker_idles_only_if_nothing_can_run(self) -> None:
+        if not self.running:
+            assert self.machine.pressure.in_flight == 0
+            assert self.machine.pressure.queued == 0, "all workers idle while requests wait"
+
+    def teardown(self) -> None:
+        while self.running:
+            worker = next(iter(self.running))
+            self.now_ns += 30 * MS
+            del self.running[worker]
+            self.perform(self.machine.worker_idle(worker, self.now_ns))
+        self.perform(self.machine.wake(self.now_ns + 20_000 * MS))
+        assert not self.open, "some requests never settled"
+        assert self.machine.is_empty
+
+
+TestAnyOrderOfEvents = AnyOrderOfEvents.TestCase
+TestAnyOrderOfEvents.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
