@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeGuard
 
+from model_store.labels import Label
 from model_store.latency_profile import MachineProfile
 from model_store.manifest import Manifest, ModelVariant
 from service.core.clock import Clock
@@ -41,7 +43,7 @@ NS_PER_MS = 1_000_000
 
 
 class Readiness(StrEnum):
-    """Whether requests are taken. Only `READY` takes them."""
+    """What the server tells load balancers: only `READY` asks for traffic."""
 
     STARTING = "starting"
     READY = "ready"
@@ -49,19 +51,11 @@ class Readiness(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ClassName:
-    """A class's human name and, where there is one, its WordNet id."""
-
-    wnid: str | None
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
 class ServedVariant:
     """A loaded variant with its provenance and class names (in class-index order)."""
 
     manifest: Manifest
-    labels: tuple[ClassName, ...]
+    labels: tuple[Label, ...]
     routable: bool
 
 
@@ -87,13 +81,15 @@ class VariantStatus:
 class EngineSettings:
     """Bounds of the engine. `top_k_max` is what workers compute; each answer is cut to what its caller asked.
 
-    `admitted_max` bounds the requests between door and answer, which bounds the memory they hold.
+    `admitted_max` bounds the requests between door and answer, which bounds the memory they hold;
+    `admitted_per_client_max` bounds them per client key, so that one client's flood leaves room for others.
     """
 
     budget_ns_default: int
     budget_ns_max: int
     top_k_max: int
     admitted_max: int
+    admitted_per_client_max: int
 
 
 @dataclass(slots=True, eq=False)
@@ -140,7 +136,9 @@ class Engine:
         self._flights: dict[int, _Flight] = {}
         self._plans: dict[int, Plan] = {}
         self._last_id = 0
-        self._decoding = 0
+        self._admitted = 0
+        self._admitted_by_client: Counter[str] = Counter()
+        self._accepting = False
         self._timer: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
         self._resolutions = {name: _shorter_side(variant.manifest.variant) for name, variant in served.items()}
@@ -188,20 +186,25 @@ class Engine:
         decode_ns = self._profile.decode.cost_ns(_TYPICAL_PIXELS)
         return self._scheduler.idle_choice(budget_ns - decode_ns, DEFAULT_POLICY)
 
-    async def infer(self, image: bytes, options: RequestOptions, *, received_ns: int) -> Classification:
+    async def infer(
+        self, image: bytes, options: RequestOptions, *, received_ns: int, client: str = ""
+    ) -> Classification:
         """Classify one encoded image within its budget, counted from `received_ns`.
 
-        Cancelling the calling task cancels the request and nothing else.
+        `client` is the key that fairness goes by (an address or an account). Cancelling the calling task
+        cancels the request and nothing else.
 
         Raises:
             PhiserveError: see `service/errors.py`; every kind but Unauthenticated.
         """
         try:
-            header, deadline_ns = self._admit(image, options, received_ns)
+            header, deadline_ns = self._admit(image, options, received_ns, client)
         except PhiserveError as error:
             self._instrument.request_failed(error, admitted=False, waited_ns=self.now_ns() - received_ns)
             raise
         self._instrument.request_admitted()
+        self._admitted += 1
+        self._admitted_by_client[client] += 1
         try:
             answer = await self._serve(image, header, options, received_ns, deadline_ns)
         except asyncio.CancelledError:
@@ -210,22 +213,26 @@ class Engine:
         except PhiserveError as error:
             self._instrument.request_failed(error, admitted=True, waited_ns=self.now_ns() - received_ns)
             raise
+        finally:
+            self._release(client)
         self._instrument.request_settled(answer)
         return answer
 
+    def _release(self, client: str) -> None:
+        self._admitted -= 1
+        self._admitted_by_client[client] -= 1
+        if not self._admitted_by_client[client]:
+            del self._admitted_by_client[client]
+        self._check_drained()
+
     # The door -------------------------------------------------------------------------------------------
 
-    def _admit(self, image: bytes, options: RequestOptions, received_ns: int) -> tuple[ImageHeader, int]:
+    def _admit(self, image: bytes, options: RequestOptions, received_ns: int, client: str) -> tuple[ImageHeader, int]:
         """Refuse what has no chance before any work is spent on it; else the header and the deadline."""
-        if self.readiness is not Readiness.READY:
+        if not self._accepting:
             raise NotReady(f"the server is {self.readiness}; ask /readyz and try again when it is ready")
         self._check_options(options)
-        if self._decoding + len(self._flights) >= self._settings.admitted_max:
-            retry_after_ns = self._scheduler.retry_after_ns(self.now_ns())
-            raise Overloaded(
-                f"{self._settings.admitted_max} requests are being served; retry later or scale out",
-                retry_after_ns=retry_after_ns,
-            )
+        self._check_room(client)
         self._menu.allowed(options.policy)
         header = self._decoder.probe(image)
         deadline_ns = received_ns + (options.budget_ns or self._settings.budget_ns_default)
@@ -235,6 +242,17 @@ class Engine:
             if infeasible is not None:
                 raise _too_late(infeasible.reason, ready_ns - received_ns + infeasible.needed_ns)
         return header, deadline_ns
+
+    def _check_room(self, client: str) -> None:
+        of_client = self._admitted_by_client[client]
+        if of_client >= self._settings.admitted_per_client_max:
+            reason = f"this client has {of_client} requests in service, the most one client may have"
+        elif self._admitted >= self._settings.admitted_max:
+            reason = f"{self._admitted} requests are in service, the most this server takes"
+        else:
+            return
+        retry_after_ns = self._scheduler.retry_after_ns(self.now_ns())
+        raise Overloaded(f"{reason}; retry later or scale out", retry_after_ns=retry_after_ns)
 
     def _check_options(self, options: RequestOptions) -> None:
         budget_ns = options.budget_ns
@@ -280,7 +298,6 @@ class Engine:
         feasible = [c for c in self._menu.allowed(options.policy) if c.latency_ns(1) <= slack_ns]
         names = {choice.variant.name for choice in feasible or self._menu.allowed(options.policy)}
         resolution = max(self._resolutions[name] for name in names)
-        self._decoding += 1
         try:
             timeout_ns = None if options.policy.on_miss is OnMiss.LATE else deadline_ns - started_ns
             decoded = await asyncio.wait_for(
@@ -289,9 +306,6 @@ class Engine:
         except TimeoutError:
             needed_ns = self._profile.decode.cost_ns(header.pixels) + self._menu.fastest_ns(options.policy)
             raise _too_late("the budget ran out while the image was decoded", needed_ns) from None
-        finally:
-            self._decoding -= 1
-            self._check_drained()
         return decoded, self.now_ns() - started_ns
 
     # Performing the scheduler's actions -----------------------------------------------------------------
@@ -306,7 +320,6 @@ class Engine:
                 self._set_timer(action)
         pressure = self._scheduler.pressure
         self._instrument.queue_changed(pressure.queued + pressure.late, pressure.in_flight)
-        self._check_drained()
 
     def _start_run(self, dispatch: Dispatch) -> None:
         now_ns = self.now_ns()
@@ -413,7 +426,12 @@ class Engine:
 
     def open(self) -> None:
         """Take requests from now on. Every resident variant must be loaded, warmed and profiled by now."""
+        self._accepting = True
         self.readiness = Readiness.READY
+
+    def announce_drain(self) -> None:
+        """Stop asking for traffic, but still serve what comes: load balancers take a while to notice."""
+        self.readiness = Readiness.DRAINING
 
     async def drain(self, timeout_ns: int) -> bool:
         """Refuse new requests, serve those admitted; True if all were settled within `timeout_ns`.
@@ -421,6 +439,7 @@ class Engine:
         What is left when the time is up is told so: no request ends without a reply.
         """
         self.readiness = Readiness.DRAINING
+        self._accepting = False
         self._check_drained()
         try:
             await asyncio.wait_for(self._drained.wait(), timeout_ns / NS_PER_S)
@@ -432,7 +451,7 @@ class Engine:
         return True
 
     def _check_drained(self) -> None:
-        if self.readiness is Readiness.DRAINING and not self._decoding and self._scheduler.is_empty:
+        if not self._accepting and not self._admitted and self._scheduler.is_empty:
             self._drained.set()
 
 

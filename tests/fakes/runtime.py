@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from model_store.labels import Label
 from model_store.latency_profile import MachineProfile, StageCost
 from model_store.manifest import Accuracy, Manifest, Provenance
 from service.core.clock import Clock
-from service.core.engine import ClassName, Engine, EngineSettings, ServedVariant
+from service.core.engine import Engine, EngineSettings, ServedVariant
 from service.core.instrument import Instrument
 from service.core.menu import Menu
 from service.core.ports import DecodedImage
@@ -109,7 +110,7 @@ class RecordingInstrument(Instrument):
 
 def served(menu: Menu) -> dict[str, ServedVariant]:
     """Every variant of `menu`, with class names "class 0".."class 999"."""
-    labels = tuple(ClassName(f"n{index:08d}", f"class {index}") for index in range(1000))
+    labels = tuple(Label(index, f"n{index:08d}", f"class {index}") for index in range(1000))
     found = {}
     for choice in menu.choices:
         manifest = Manifest(
@@ -137,6 +138,7 @@ def build_engine(
     worker_count: int = 1,
     queue_size_max: int = 64,
     admitted_max: int = 64,
+    admitted_per_client_max: int = 64,
 ) -> Engine:
     """The real engine and scheduler over fake decode and runs; ready."""
     menu = menu or cpu_menu()
@@ -160,7 +162,11 @@ def build_engine(
         clock=clock or LoopClock(),
         instrument=instrument or Instrument(),
         settings=EngineSettings(
-            budget_ns_default=1000 * MS, budget_ns_max=60_000 * MS, top_k_max=20, admitted_max=admitted_max
+            budget_ns_default=1000 * MS,
+            budget_ns_max=60_000 * MS,
+            top_k_max=20,
+            admitted_max=admitted_max,
+            admitted_per_client_max=admitted_per_client_max,
         ),
     )
     engine.open()

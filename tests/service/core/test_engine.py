@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from service.core.engine import Engine
+from service.core.engine import Engine, Readiness
 from service.core.request import OnMiss, RequestOptions, RoutingPolicy
 from service.errors import (
     DeadlineExceeded,
@@ -254,6 +254,39 @@ def test_admitted_requests_are_bounded() -> None:
         with pytest.raises(Overloaded):
             await infer(engine, b"A")
         await asyncio.gather(*calls)
+        assert (await infer(engine, b"A")).budget_met
+
+    run_in_fake_time(scenario())
+
+
+def test_one_clients_flood_leaves_room_for_others() -> None:
+    """A client at its own bound is refused while another client's request is served."""
+
+    async def scenario() -> None:
+        engine = build_engine(admitted_per_client_max=2)
+        flood = [
+            asyncio.create_task(engine.infer(b"A", options(), received_ns=engine.now_ns(), client="flood"))
+            for _ in range(2)
+        ]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="this client has 2 requests in service"):
+            await engine.infer(b"A", options(), received_ns=engine.now_ns(), client="flood")
+        other = await engine.infer(b"B", options(), received_ns=engine.now_ns(), client="other")
+        assert other.budget_met
+        await asyncio.gather(*flood)
+        again = await engine.infer(b"A", options(), received_ns=engine.now_ns(), client="flood")
+        assert again.budget_met
+
+    run_in_fake_time(scenario())
+
+
+def test_an_announced_drain_still_serves() -> None:
+    """Between the announcement and the drain the server is not ready, yet answers what still reaches it."""
+
+    async def scenario() -> None:
+        engine = build_engine()
+        engine.announce_drain()
+        assert engine.readiness is Readiness.DRAINING
         assert (await infer(engine, b"A")).budget_met
 
     run_in_fake_time(scenario())
