@@ -1,0 +1,236 @@
+"""Encoded bytes to upright RGB pixels, in a bounded pool of threads.
+
+Decodes no more than the network can see: JPEGs are scaled down inside the decoder (DCT scaling), everything
+else right after it, and far panoramas lose their ends, which no centre crop reaches. So a decoded picture has
+a bound that depends on the network and not on the sender. Never crops or resizes to a network's input;
+`preprocess.py` does, once the variant is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from service.core.clock import Clock, MonotonicClock
+from service.core.request import ImageHeader
+from service.errors import ImageTooLarge, InvalidImage, NotReady, Overloaded, PhiserveError, UnsupportedMediaType
+from service.runtime import image_header
+
+SHRINK_GAP = 2
+"""Whole-number shrinking after the decoder keeps the shorter side at least this many times what is asked for:
+a box filter that close to the final size would blur what the bicubic resize then reads."""
+
+ASPECT_MAX = 2
+"""A decoded picture is at most this many times longer than its shorter side."""
+
+# EXIF orientation 2..8 (CIPA DC-008, section 4.6.4) to what turns the stored picture upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_WHITE = (255, 255, 255, 255)
+_BYTES_PER_PIXEL = 4  # Pillow keeps RGB in 32-bit words
+
+
+@dataclass(frozen=True, slots=True)
+class RgbImage:
+    """A decoded picture: upright, mode "RGB", 8 bits a channel."""
+
+    pixels: Image.Image
+
+    @property
+    def width(self) -> int:
+        """Pixels from left to right."""
+        return self.pixels.width
+
+    @property
+    def height(self) -> int:
+        """Pixels from top to bottom."""
+        return self.pixels.height
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory the pixels hold."""
+        return self.width * self.height * _BYTES_PER_PIXEL
+
+
+def decode_rgb(data: bytes, shorter_side_px: int, pixels_max: int) -> RgbImage:
+    """Decode `data` now, on this thread, so that its shorter side keeps at least `shorter_side_px` pixels.
+
+    A smaller picture stays as it is. The first frame of an animation is taken, EXIF orientation is applied, and
+    transparency is laid over white: dropping the alpha channel, as `convert("RGB")` does, would show whatever
+    colour was left under the transparent pixels, mostly black, which no viewer of the picture sees.
+
+    Raises:
+        InvalidImage: not a picture, cut off, or corrupt.
+        UnsupportedMediaType: of a format or colour model that is not served.
+        ImageTooLarge: more than `pixels_max` pixels, or more memory than there is.
+    """
+    picture = image_header.open_picture(data)
+    header = image_header.header_of(picture, pixels_max)
+    try:
+        rgb = _decode(picture, shorter_side_px)
+    except PhiserveError:
+        raise
+    except MemoryError:
+        raise ImageTooLarge("decoding the picture needs more memory than the server has; scale it down") from None
+    except Image.DecompressionBombError:
+        raise image_header.too_many_pixels("too many pixels", pixels_max) from None
+    except Exception as error:  # the seam: Pillow's codecs raise a dozen types on hostile bytes
+        raise _corrupt(header.format, error) from error
+    return RgbImage(rgb)
+
+
+def _decode(picture: Image.Image, shorter_side_px: int) -> Image.Image:
+    # Only the JPEG decoder acts on this; it picks the strongest of 1/1 … 1/8 that leaves both sides long enough.
+    picture.draft(None, (shorter_side_px, shorter_side_px))
+    picture.load()
+    orientation = _orientation(picture)
+    rgb = _cut_ends(_shrink(_to_rgb(picture), shorter_side_px))
+    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) where there is none or the EXIF block is malformed."""
+    try:
+        value = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001  a broken tag beside good pixels costs the caller nothing
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    """Any colour model Pillow decodes to, as 8-bit RGB. CMYK is converted without a colour profile."""
+    mode = picture.mode
+    if mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if mode == "I" or mode.startswith("I;16"):
+        return _from_16_bit(picture)
+    if mode in ("F", "LAB"):
+        raise UnsupportedMediaType(f"pictures of colour model {mode} are not served; convert it to 8-bit RGB")
+    if "transparency" in picture.info or mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        layered = picture.convert("RGBA") if mode != "La" else picture.convert("LA").convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layered.size, _WHITE), layered).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _from_16_bit(picture: Image.Image) -> Image.Image:
+    """16-bit grey to RGB by its high byte; `convert` would clip at 255 and show white."""
+    samples = np.asarray(picture).astype(np.int64).clip(0, 0xFFFF)
+    return Image.fromarray((samples >> 8).astype(np.uint8), "L").convert("RGB")
+
+
+def _shrink(rgb: Image.Image, shorter_side_px: int) -> Image.Image:
+    """Average whole blocks of pixels while that leaves `SHRINK_GAP` times the asked shorter side."""
+    factor = min(rgb.size) // (SHRINK_GAP * shorter_side_px)
+    return rgb.reduce(factor) if factor > 1 else rgb
+
+
+def _cut_ends(rgb: Image.Image) -> Image.Image:
+    """Cut both ends of a picture longer than `ASPECT_MAX` times its shorter side, keeping its centre."""
+    shorter = min(rgb.size)
+    cut_x = max(0, (rgb.width - ASPECT_MAX * shorter + 1) // 2)
+    cut_y = max(0, (rgb.height - ASPECT_MAX * shorter + 1) // 2)
+    if not cut_x and not cut_y:
+        return rgb
+    return rgb.crop((cut_x, cut_y, rgb.width - cut_x, rgb.height - cut_y))
+
+
+def _corrupt(format_name: str, error: Exception) -> InvalidImage:
+    if "truncated" in str(error).lower():
+        return InvalidImage(f"the {format_name} data ends before the picture does; send the whole file")
+    return InvalidImage(f"the {format_name} data is corrupt and cannot be decoded; re-encode the picture")
+
+
+class PillowDecoder:
+    """`core.ports.Decoder` by Pillow. `close` it when no decode is awaited any more."""
+
+    def __init__(self, threads: int, queue_size_max: int, pixels_max: int, *, clock: Clock | None = None) -> None:
+        """At most `queue_size_max` pictures wait or are being decoded, on `threads` threads.
+
+        Raises:
+            ValueError: a bound that is not positive, or `pixels_max` above what Pillow itself refuses.
+        """
+        if threads < 1 or queue_size_max < 1:
+            raise ValueError(f"threads and queue_size_max must be 1 or more, got {threads} and {queue_size_max}")
+        if not 1 <= pixels_max <= image_header.PIXELS_MAX_LIMIT:
+            raise ValueError(f"pixels_max must be 1 to {image_header.PIXELS_MAX_LIMIT}, got {pixels_max}")
+        image_header.silence_pillow_warnings()
+        self._threads = threads
+        self._queue_size_max = queue_size_max
+        self._pixels_max = pixels_max
+        self._clock = clock or MonotonicClock()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._lock = threading.Lock()
+        self._pending = 0
+        self._recent_ns = 0
+
+    @property
+    def pending(self) -> int:
+        """Pictures that wait for a thread or are on one."""
+        return self._pending
+
+    def probe(self, image: bytes) -> ImageHeader:
+        """See `core.ports.Decoder.probe`."""
+        return image_header.read_header(image, self._pixels_max)
+
+    async def decode(self, image: bytes, shorter_side_px: int) -> RgbImage:
+        """See `core.ports.Decoder.decode`. Cancelling the caller frees its place, if it was not begun.
+
+        Raises:
+            InvalidImage: cut off or corrupt.
+            UnsupportedMediaType: of a format or colour model that is not served.
+            ImageTooLarge: more pixels than the server takes.
+            Overloaded: `queue_size_max` pictures are pending.
+            NotReady: the decoder was closed.
+        """
+        return await asyncio.wrap_future(self._submit(image, shorter_side_px))
+
+    def close(self) -> None:
+        """Drop what waits, wait for what runs, end the threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, image: bytes, shorter_side_px: int) -> Future[RgbImage]:
+        with self._lock:
+            if self._pending >= self._queue_size_max:
+                raise Overloaded(
+                    f"{self._pending} pictures are being decoded, which is the bound; retry later or scale out",
+                    retry_after_ns=self._retry_after_ns(),
+                )
+            self._pending += 1
+        try:
+            future = self._pool.submit(self._timed_decode, image, shorter_side_px)
+        except RuntimeError:
+            self._release()
+            raise NotReady("the server is shutting down; send the request to another replica") from None
+        future.add_done_callback(self._release)
+        return future
+
+    def _timed_decode(self, image: bytes, shorter_side_px: int) -> RgbImage:
+        started_ns = self._clock.now_ns()
+        try:
+            return decode_rgb(image, shorter_side_px, self._pixels_max)
+        finally:
+            took_ns = self._clock.now_ns() - started_ns
+            with self._lock:
+                # Exponential average over about the last eight pictures, starting from the first one.
+                self._recent_ns += (took_ns - self._recent_ns) // 8 if self._recent_ns else took_ns
+
+    def _release(self, _: Future[RgbImage] | None = None) -> None:
+        with self._lock:
+            self._pending -= 1
+
+    def _retry_after_ns(self) -> int:
+        """When the pending pictures should be done, by how long recent ones took; a guess before the first."""
+        per_picture_ns = self._recent_ns or 5_000_000
+        return per_picture_ns * -(-self._pending // self._threads)
