@@ -1,0 +1,71 @@
+# The verbs of phiserve. `make serve` and `make test` need only Python >= 3.11 with venv; the rest is installed
+# into .venv from constraints.txt.
+
+PYTHON ?= python3
+VENV ?= .venv
+HOST ?= 127.0.0.1
+PORT ?= 8000
+STORE ?= model_store/artifacts
+VARIANTS ?= lite0 lite1 lite2
+SERVE_FLAGS ?=
+PYTEST_FLAGS ?=
+
+bin := $(VENV)/bin
+serve_ready := $(VENV)/.installed-serve
+dev_ready := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help serve store test lint format types parity sim bench proto lock clean
+
+help: ## List the verbs
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(bin)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("phiserve needs Python 3.11 or newer; PYTHON=/path/to/python3.11 make … chooses one") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(serve_ready): pyproject.toml constraints.txt | $(bin)/python
+	$(bin)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,lite]'
+	@touch $@
+
+$(dev_ready): pyproject.toml constraints.txt | $(bin)/python
+	$(bin)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,lite,dev]'
+	@touch $@ $(serve_ready)
+
+store: $(serve_ready) ## Build the model store (VARIANTS="lite0 lite1 lite2")
+	@$(bin)/phiserve store build $(VARIANTS) --store $(STORE)
+
+serve: store ## Serve on http://127.0.0.1:8000 (PORT=, HOST=, STORE=, SERVE_FLAGS=)
+	@exec $(bin)/phiserve serve --host $(HOST) --port $(PORT) --store $(STORE) $(SERVE_FLAGS)
+
+test: $(dev_ready) ## Run the tests (PYTEST_FLAGS=)
+	@$(bin)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(dev_ready) ## Check style, format and types
+	@$(bin)/ruff check .
+	@$(bin)/ruff format --check .
+	@$(bin)/mypy
+
+format: $(dev_ready) ## Format and mend what can be mended
+	@$(bin)/ruff check --fix --quiet . || true
+	@$(bin)/ruff format .
+
+parity: ## Compare every graph with reference implementations under torch, in their own venv
+	@$(PYTHON) -m venv .venv-parity
+	@.venv-parity/bin/pip install --quiet --disable-pip-version-check --requirement tests/parity/requirements.txt
+	@.venv-parity/bin/python tests/parity/parity.py
+
+sim: $(dev_ready) ## Simulate the scheduler over loads and seeds
+	@$(bin)/python -m tests.simulation
+
+bench: $(dev_ready) ## Measure; results go to benchmarks/results/
+	@$(bin)/python -m benchmarks
+
+lock: ## Pin the newest versions that fit pyproject.toml into constraints.txt
+	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	@.venv-lock/bin/pip install --quiet --disable-pip-version-check '.[cpu,lite,dev]'
+	@.venv-lock/bin/pip freeze --exclude phiserve > constraints.txt
+	@rm -rf .venv-lock
+
+clean: ## Remove what was installed and built
+	rm -rf $(VENV) .venv-parity build *.egg-info $(STORE)

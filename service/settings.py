@@ -1,0 +1,130 @@
+"""Every knob of the server, once: name with its unit, default, bounds, and when one would change it.
+
+Flags and `PHISERVE_*` variables are made from these fields (`service/cli.py`), so that a setting cannot exist
+on one way in and not on another. Read once at the edge; nothing deeper than `app.py` sees this object whole.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from model_store.store_root import default_store_root
+
+ProviderName = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+LogFormat = Literal["auto", "text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class SettingsError(ValueError):
+    """A setting out of its bounds, or two that contradict each other. The message names the flag to mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """What a setting is for and, for numbers, the bounds it must be within (both included)."""
+
+    help: str
+    low: float | None = None
+    high: float | None = None
+
+
+def available_cores() -> int:
+    """Cores this process may run on, which is less than the machine has under taskset or in a cpuset."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The whole configuration of `phiserve serve`.
+
+    Raises:
+        SettingsError: on construction, if a value is out of bounds or two contradict each other.
+    """
+
+    host: Annotated[str, Knob("Address to listen on. Set to 0.0.0.0 to serve other machines.")] = "127.0.0.1"
+    port: Annotated[int, Knob("Port of the REST API; 0 takes a free one.", 0, 65535)] = 8000
+    store: Annotated[Path, Knob("Folder of the model store that `phiserve store build` filled.")] = field(
+        default_factory=default_store_root
+    )
+    variants: Annotated[
+        tuple[str, ...], Knob("Serve only these variants; repeat the flag. Default: all there are.")
+    ] = ()
+    allow_untrained: Annotated[
+        bool, Knob("Also serve variants with untrained weights, for benchmarks and tests: their answers mean nothing.")
+    ] = False
+    provider: Annotated[
+        ProviderName, Knob("ONNX Runtime execution provider; auto takes the best that is installed.")
+    ] = "auto"
+    workers: Annotated[int, Knob("Runs that may go side by side; 0: one per core on a CPU, one on a GPU.", 0, 256)] = 0
+    decode_threads: Annotated[
+        int, Knob("Threads that decode images; 0: one per core. Raise it if decode is the bottleneck.", 0, 256)
+    ] = 0
+    batch_size_max: Annotated[int, Knob("Largest batch profiled and planned. Raise it on GPUs.", 1, 256)] = 8
+    queue_size_max: Annotated[
+        int, Knob("Decoded requests that may wait; beyond it callers get 429. Bounds memory.", 1, 100_000)
+    ] = 512
+    admitted_max: Annotated[
+        int, Knob("Requests between door and answer; beyond it callers get 429. Bounds memory.", 1, 100_000)
+    ] = 1024
+    admitted_per_client_max: Annotated[
+        int, Knob("The same for one client address, so that a flood leaves room for others.", 1, 100_000)
+    ] = 256
+    image_bytes_max: Annotated[int, Knob("Largest encoded image, in bytes.", 1, 1024**3)] = 20 * 1024**2
+    image_pixels_max: Annotated[int, Knob("Largest image, in pixels.", 1, 1_000_000_000)] = 50_000_000
+    images_per_request_max: Annotated[int, Knob("Most images in one multipart request.", 1, 256)] = 16
+    top_k_max: Annotated[int, Knob("Most classes a request may ask for.", 1, 10_000)] = 100
+    budget_ms_default: Annotated[float, Knob("Budget of a request that names none, in ms.", 1, 3_600_000)] = 1000.0
+    budget_ms_max: Annotated[float, Knob("Largest budget a request may name, in ms.", 1, 3_600_000)] = 60_000.0
+    late_wait_ms_max: Annotated[
+        float, Knob("How long past its deadline a request with on_miss=late may wait, in ms.", 0, 3_600_000)
+    ] = 30_000.0
+    drain_notice_s: Annotated[
+        float,
+        Knob("After SIGTERM, seconds of not being ready but still serving: the time a load balancer needs.", 0, 3600),
+    ] = 1.0
+    drain_timeout_s: Annotated[
+        float, Knob("Seconds that draining may take before what is left is refused.", 0, 3600)
+    ] = 25.0
+    log_level: Annotated[LogLevel, Knob("Least severe log records shown.")] = "info"
+    log_format: Annotated[LogFormat, Knob("auto: text on a terminal, JSON elsewhere.")] = "auto"
+
+    def __post_init__(self) -> None:
+        """Check every bound and contradiction at once, at start."""
+        for name, knob in knobs().items():
+            value = getattr(self, name)
+            if knob.low is not None and knob.high is not None and not knob.low <= value <= knob.high:
+                raise SettingsError(f"{flag(name)} must be from {knob.low:g} to {knob.high:g}, got {value:g}")
+        if self.budget_ms_default > self.budget_ms_max:
+            raise SettingsError(
+                f"{flag('budget_ms_default')} ({self.budget_ms_default:g}) is above {flag('budget_ms_max')} "
+                f"({self.budget_ms_max:g}); raise the maximum or lower the default"
+            )
+        if self.admitted_max < self.queue_size_max:
+            raise SettingsError(
+                f"{flag('admitted_max')} ({self.admitted_max}) is below {flag('queue_size_max')} "
+                f"({self.queue_size_max}); the queue could never fill"
+            )
+
+
+@functools.cache
+def knobs() -> dict[str, Knob]:
+    """The knob of each setting, in the order of the fields."""
+    hints = typing.get_type_hints(Settings, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items()}
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def environment_variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return "PHISERVE_" + name.upper()

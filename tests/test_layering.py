@@ -1,0 +1,126 @@
+"""Who may import whom. The table of ARCHITECTURE.md, checked against the imports of every module."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("model_store", "service", "phiserve")
+STDLIB = sys.stdlib_module_names
+
+# (module prefix) -> (our modules it may import, third-party packages it may import, stdlib it must not import).
+# The longest matching prefix decides.
+CORE_FORBIDS = {"asyncio", "threading", "time", "socket", "selectors", "concurrent", "multiprocessing", "random"}
+PURE_STORE = {"model_store"}
+RULES: dict[str, tuple[set[str], set[str], set[str]]] = {}
+
+
+def rule(prefix: str, ours: set[str], third_party: set[str] = frozenset(), forbids: set[str] = frozenset()) -> None:
+    RULES[prefix] = (set(ours), set(third_party), set(forbids))
+
+
+READ_SIDE = {"model_store.manifest", "model_store.latency_profile", "model_store.labels", "model_store.strict_json"}
+rule("model_store", {"model_store"})
+rule("model_store.weights", {"model_store"}, {"numpy"})
+rule("model_store.checkpoint", {"model_store"}, {"numpy", "safetensors"})
+rule("model_store.torch_pickle", {"model_store"}, {"numpy"})
+rule("model_store.sources", {"model_store"}, {"numpy"})
+rule("model_store.hub_download", {"model_store"}, {"huggingface_hub"})
+rule("model_store.onnx_graph", {"model_store"}, {"numpy", "onnx"})
+rule("model_store.cli", {"model_store"}, {"typer", "rich"})
+rule("service", set())
+rule("service.errors", set())
+rule("service.settings", {"model_store.store_root"})
+rule("service.core", {"service.core", "service.errors"} | READ_SIDE, forbids=CORE_FORBIDS)
+rule("service.core.clock", set(), forbids=CORE_FORBIDS - {"time"})
+rule("service.core.engine", {"service.core", "service.errors"} | READ_SIDE, forbids=CORE_FORBIDS - {"asyncio"})
+RUNTIME_OURS = {
+    "service.runtime",
+    "service.core.request",
+    "service.core.ports",
+    "service.core.clock",
+    "service.errors",
+    "model_store.catalogue",
+} | READ_SIDE
+rule("service.runtime", RUNTIME_OURS, {"numpy", "PIL"})
+rule("service.runtime.session", RUNTIME_OURS, {"numpy", "onnxruntime"})
+rule(
+    "service.frontends",
+    {"service.frontends", "service.core.engine", "service.core.request", "service.errors"} | READ_SIDE,
+    {"fastapi", "starlette", "pydantic", "orjson", "python_multipart"},
+)
+rule("service.frontends.status_codes", {"service.errors"})
+rule("service.telemetry", {"service.telemetry", "service.core.instrument", "service.core.request"}, {"orjson"})
+rule(
+    "service.telemetry.metrics",
+    {"service.telemetry", "service.core.instrument", "service.core.request", "service.errors"},
+    {"prometheus_client"},
+)
+rule("service.evaluation", {"service.runtime", "service.errors", "model_store"}, {"numpy"})
+rule("service.app", {"service", "model_store"}, {"uvicorn"})
+rule("service.cli", {"service", "model_store"}, {"typer", "rich"})
+rule("service.__main__", {"service"}, {"typer"})
+rule("phiserve", {"phiserve"}, {"httpx", "orjson", "typer", "rich"})
+# The one place where a client's package knows the server: it mounts the server's commands, imported when run.
+rule("phiserve.cli", {"phiserve", "service.cli", "model_store.cli"}, {"typer"})
+
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that `path` imports, at the top or inside a function; relative imports are refused elsewhere."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:
+                dotted = f"{node.module}.{alias.name}"
+                is_module = (ROOT / Path(*dotted.split("."))).with_suffix(".py").exists()
+                found.add(dotted if is_module else str(node.module))
+    return found
+
+
+def within(name: str, allowed: set[str]) -> bool:
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in allowed)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_imports_follow_the_layers(path: Path) -> None:
+    """Each module imports only what the table of layers allows it."""
+    name = module_name(path)
+    prefix = max((p for p in RULES if within(name, {p})), key=len)
+    ours, third_party, forbids = RULES[prefix]
+    for imported in imports(path):
+        top = imported.split(".")[0]
+        if top in PACKAGES:
+            assert within(imported, ours) or imported == top, f"{name} must not import {imported}"
+        elif top in STDLIB:
+            assert top not in forbids, f"{name} must not import {imported}"
+        else:
+            assert top in third_party, f"{name} must not import {imported}"
+
+
+def test_a_clock_is_read_in_one_place_of_core() -> None:
+    """No module of core but clock.py mentions a function that reads a clock."""
+    for path in (ROOT / "service" / "core").glob("*.py"):
+        if path.name != "clock.py":
+            text = path.read_text()
+            for reading in ("time.time", "monotonic(", "perf_counter", "datetime.now", "loop().time"):
+                assert reading not in text, f"{path.name} reads a clock: {reading}"
+
+
+def test_the_table_has_no_dead_rows() -> None:
+    """Every row of the table governs a module that exists."""
+    names = {module_name(path) for path in MODULES}
+    assert [prefix for prefix in RULES if prefix not in names] == []
