@@ -75,8 +75,8 @@ def imagenet_labels() -> LabelSet:
     return LabelSet.from_json(resources.files("model_store").joinpath("data/imagenet_labels.json").read_bytes())
 
 
-def read_labels(path: Path, class_count: int) -> LabelSet:
-    """Read an own list of `class_count` labels.
+def read_labels(path: Path, class_count: int | None = None) -> LabelSet:
+    """Read an own list of labels; there must be `class_count`, if given.
 
     `.txt`: one name a line, or `wnid<TAB>name`, UTF-8. `.json`: a list of names, or of objects with `name` and
     optionally `wnid`.
@@ -89,7 +89,7 @@ def read_labels(path: Path, class_count: int) -> LabelSet:
     except (OSError, UnicodeDecodeError) as error:
         raise LabelsError(f"cannot read the labels file {path}: {error}") from error
     pairs = _pairs_from_json(text, path) if path.suffix == ".json" else _pairs_from_lines(text)
-    if len(pairs) != class_count:
+    if class_count is not None and len(pairs) != class_count:
         raise LabelsError(f"{path} has {len(pairs)} labels and the network {class_count} classes; they must agree")
     try:
         return LabelSet(path.name, tuple(Label(index, wnid, name) for index, (wnid, name) in enumerate(pairs)))
