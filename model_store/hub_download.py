@@ -67,6 +67,7 @@ def fetch_weights(hub_id: str, revision: str = "main") -> HubFile:
 def _client() -> ModuleType:
     try:
         import huggingface_hub  # noqa: PLC0415 -- an optional extra, and slow to import
+        import huggingface_hub.constants  # noqa: PLC0415 -- as above
         import huggingface_hub.errors  # noqa: PLC0415 -- as above
     except ImportError as error:
         raise HubError("downloading weights needs the hub's client: pip install 'phiserve[hub]'") from error
