@@ -1,0 +1,221 @@
+"""The REST front end: routes that translate between HTTP and `service.core.engine`, and nothing more.
+
+It measures nothing and decides nothing: no metric, no routing, no retry. `POST /classify` bypasses the framework's
+validation and serialisation on purpose, since both would cost more than the rest of this layer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from service.core.engine import Engine, Readiness
+from service.core.request import Classification
+from service.errors import ImageTooLarge, InvalidArgument, NotReady, PhiserveError, UnknownVariant
+from service.frontends import rest_answer, rest_schemas
+from service.frontends.http_body import BodyLimits, read_images
+from service.frontends.http_disconnect import unless_disconnected
+from service.frontends.http_envelope import HttpEnvelope
+from service.frontends.http_problems import PROBLEM_PATH, install_problem_handlers, problem
+from service.frontends.rest_docs import install_docs
+from service.frontends.rest_openapi import CLASSIFY_DESCRIPTION, classify_openapi, install_openapi
+from service.frontends.rest_parameters import ClassifyParameters
+from service.frontends.status_codes import STATUS_BY_ERROR
+
+MetricsPage = Callable[[], tuple[bytes, str]]
+"""Renders the metrics: body and content type."""
+
+# Faults of the request and not of a picture: several images share them, so they are answered once.
+_SHARED_FAULTS = (InvalidArgument, UnknownVariant, NotReady)
+
+
+@dataclass(frozen=True, slots=True)
+class RestLimits:
+    """Bounds of what one request may bring and ask.
+
+    `image_bytes_max`: encoded bytes of one image. `body_bytes_max`: bytes of a whole multipart body, which bounds
+    the memory one request can hold. `images_per_request_max`: parts of a multipart body. `top_k_max`: classes in an
+    answer.
+    """
+
+    image_bytes_max: int = 20 * 2**20
+    body_bytes_max: int = 64 * 2**20
+    images_per_request_max: int = 16
+    top_k_max: int = 20
+
+
+def create_rest_api(
+    engine: Engine,
+    *,
+    limits: RestLimits,
+    metrics_page: MetricsPage,
+    version: str,
+    bind_request_id: Callable[[str], object] = lambda _: None,
+) -> FastAPI:
+    """The ASGI application over `engine`.
+
+    `bind_request_id` is called with each request's id in that request's own context, for logging.
+    """
+    app = FastAPI(
+        title="phiserve",
+        version=version,
+        docs_url=None,
+        redoc_url=None,
+        # Generated clients name their methods by these.
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.add_middleware(HttpEnvelope, bind_request_id=bind_request_id)
+    install_problem_handlers(app)
+    _install_classify(app, engine, limits)
+    _install_menu(app, engine)
+    _install_probes(app, engine, metrics_page)
+    _install_problem_kinds(app)
+    install_docs(app)
+    install_openapi(app)
+    return app
+
+
+def _install_classify(app: FastAPI, engine: Engine, limits: RestLimits) -> None:
+    body_limits = BodyLimits(
+        image_bytes_max=limits.image_bytes_max,
+        body_bytes_max=limits.body_bytes_max,
+        images_max=limits.images_per_request_max,
+    )
+    parameters = ClassifyParameters(
+        budget_ns_default=engine.budget_ns_default, budget_ns_max=engine.budget_ns_max, top_k_max=limits.top_k_max
+    )
+
+    @app.post(
+        "/classify",
+        summary="Classify an image, or several",
+        description=CLASSIFY_DESCRIPTION,
+        response_model=rest_schemas.Answer | rest_schemas.Answers,
+        openapi_extra=classify_openapi(parameters, limits.images_per_request_max),
+        tags=["classify"],
+    )
+    async def classify(request: Request) -> Response:
+        options = parameters.parse(request.scope["query_string"])
+        images = await read_images(request, body_limits)
+        received_ns = engine.now_ns()
+        client = request.client.host if request.client else ""
+
+        async def infer(image: bytes) -> Classification:
+            return await engine.infer(image, options, received_ns=received_ns, client=client)
+
+        return _respond(await unless_disconnected(request.receive, _infer_all(images, infer)))
+
+
+async def _infer_all(
+    images: tuple[bytes | ImageTooLarge, ...], infer: Callable[[bytes], Awaitable[Classification]]
+) -> list[Classification | PhiserveError]:
+    """Each image's answer or error, in order. All run at once; cancelling this cancels them all."""
+
+    async def result_of(image: bytes | ImageTooLarge) -> Classification | PhiserveError:
+        if isinstance(image, ImageTooLarge):
+            return image
+        try:
+            return await infer(image)
+        except PhiserveError as error:
+            return error
+
+    if len(images) == 1:
+        return [await result_of(images[0])]
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(result_of(image)) for image in images]
+    return [task.result() for task in tasks]
+
+
+def _respond(results: list[Classification | PhiserveError]) -> Response:
+    """One result is the whole answer, with its own status; several are a list under 200.
+
+    Raises:
+        PhiserveError: the only result, or a fault that all results share.
+    """
+    first = results[0]
+    if isinstance(first, PhiserveError) and all(
+        type(result) is type(first) and isinstance(result, _SHARED_FAULTS) for result in results
+    ):
+        raise first
+    if len(results) > 1:
+        total_ms = max((_total_ms(result) for result in results), default=0.0)
+        return _json({"results": [_result(result) for result in results]}, {"total": total_ms})
+    if isinstance(first, PhiserveError):
+        raise first
+    content = rest_answer.answer(first)
+    return _json(content, content["timings_ms"])
+
+
+def _result(result: Classification | PhiserveError) -> dict[str, Any]:
+    return {"error": problem(result)} if isinstance(result, PhiserveError) else rest_answer.answer(result)
+
+
+def _total_ms(result: Classification | PhiserveError) -> float:
+    return 0.0 if isinstance(result, PhiserveError) else rest_answer.timings_ms(result.timings)["total"]
+
+
+def _json(content: Mapping[str, Any], stages_ms: dict[str, float] | None = None) -> Response:
+    headers = {} if stages_ms is None else {"Server-Timing": rest_answer.server_timing(stages_ms)}
+    return Response(orjson.dumps(content), headers=headers, media_type="application/json")
+
+
+def _install_menu(app: FastAPI, engine: Engine) -> None:
+    @app.get(
+        "/variants",
+        summary="What can be asked for, and what each budget would get",
+        response_model=rest_schemas.Menu,
+        tags=["menu"],
+    )
+    async def variants() -> Response:
+        """Every variant, most accurate first: accuracy and its source, provenance and licence, measured latencies."""
+        return _json(rest_answer.menu(engine))
+
+
+def _install_probes(app: FastAPI, engine: Engine, metrics_page: MetricsPage) -> None:
+    @app.get("/livez", summary="Does the process answer?", response_model=rest_schemas.Liveness, tags=["operations"])
+    async def livez() -> Response:
+        """Always 200; restart the process when it is not."""
+        return _json({"status": "alive"})
+
+    @app.get("/readyz", summary="Are requests taken?", response_model=rest_schemas.ReadinessAnswer, tags=["operations"])
+    async def readyz() -> Response:
+        """200 when every variant is loaded, warmed and profiled; 503 while starting and draining."""
+        if engine.readiness is not Readiness.READY:
+            raise NotReady(f"the server is {engine.readiness.value}; send requests when this answers 200")
+        return _json({"status": engine.readiness.value})
+
+    @app.get("/metrics", summary="Prometheus metrics", response_class=Response, tags=["operations"])
+    async def metrics() -> Response:
+        """The text exposition format."""
+        body, content_type = metrics_page()
+        return Response(body, headers={"Content-Type": content_type})
+
+
+def _install_problem_kinds(app: FastAPI) -> None:
+    kinds = {
+        row.slug: {
+            "type": PROBLEM_PATH + row.slug,
+            "title": row.title,
+            "status": row.http,
+            "grpc_status": row.grpc,
+            "description": (error.__doc__ or "").partition("\n")[0],
+        }
+        for error, row in STATUS_BY_ERROR.items()
+    }
+
+    @app.get(
+        PROBLEM_PATH + "{slug}",
+        summary="What a problem's type means",
+        response_model=rest_schemas.ProblemKind,
+        tags=["operations"],
+    )
+    async def problem_kind(slug: str) -> Response:
+        """The page that the `type` of a problem refers to."""
+        if slug not in kinds:
+            raise HTTPException(404)
+        return _json(kinds[slug])

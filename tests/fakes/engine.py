@@ -1,0 +1,114 @@
+"""An engine that follows a script: what front ends are tested over when no core is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import dataclass, field
+
+from model_store.manifest import Accuracy, Manifest, ModelVariant, Provenance
+from service.core.engine import Readiness, VariantStatus
+from service.core.request import Classification, Prediction, RequestOptions, StageTimings
+from service.errors import NotReady
+from tests.fakes.clock import FakeClock
+from tests.fakes.menus import MS, variant
+
+HELD = b"held"
+"""An image that is never answered: only cancelling ends it."""
+
+
+@dataclass(frozen=True)
+class Call:
+    image: bytes
+    options: RequestOptions
+    received_ns: int
+    client: str
+
+
+def classification(
+    *,
+    name: str = "small",
+    probability: float = 0.75,
+    budget_met: bool = True,
+    degraded_from: str | None = None,
+    top_k: int = 1,
+    top1: float | None = 75.5,
+    budget_ns: int = 40 * MS,
+) -> Classification:
+    return Classification(
+        predictions=tuple(
+            Prediction(281 + rank, f"n{2123045 + rank:08d}", f"class {281 + rank}", probability * 0.5**rank)
+            for rank in range(top_k)
+        ),
+        variant=variant(name, top1),
+        budget_ns=budget_ns,
+        budget_met=budget_met,
+        timings=StageTimings(
+            decode_ns=1_234_567, queue_ns=250_000, preprocess_ns=2 * MS, inference_ns=5 * MS, total_ns=9_000_400
+        ),
+        batch_size=3,
+        degraded_from=degraded_from,
+    )
+
+
+def manifest(model: ModelVariant) -> Manifest:
+    return Manifest(
+        schema_version=1,
+        variant=model,
+        accuracy=Accuracy(model.top1, 92.5, "evaluated", "made up for tests", 1000),
+        provenance=Provenance("wheel", "some-wheel", "0.1.0", "Apache-2.0", "https://example.org/weights", "ab" * 32),
+        opset=17,
+        ir_version=8,
+        parameters=4_652_008,
+        flops=400_000_000,
+        files={},
+    )
+
+
+@dataclass
+class ScriptedEngine:
+    """Has the surface of `service.core.engine.Engine`. `failures` maps an image to what it ends with."""
+
+    failures: dict[bytes, Exception] = field(default_factory=dict)
+    readiness: Readiness = Readiness.READY
+    budget_ns_default: int = 1000 * MS
+    budget_ns_max: int = 60_000 * MS
+    clock: FakeClock = field(default_factory=FakeClock)
+    calls: list[Call] = field(default_factory=list)
+    held: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def now_ns(self) -> int:
+        return self.clock.now_ns()
+
+    async def infer(
+        self, image: bytes, options: RequestOptions, *, received_ns: int, client: str = ""
+    ) -> Classification:
+        self.calls.append(Call(image, options, received_ns, client))
+        if self.readiness is not Readiness.READY:
+            raise NotReady(f"the server is {self.readiness}")
+        if image in self.failures:
+            raise self.failures[image]
+        if image == HELD:
+            await self._hold()
+        return classification(top_k=options.top_k, budget_ns=options.budget_ns or self.budget_ns_default)
+
+    async def _hold(self) -> None:
+        self.held.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.cancelled.set()
+
+    def variants(self) -> tuple[VariantStatus, ...]:
+        return (
+            VariantStatus(
+                manifest(variant("large", 80.0)),
+                routable=True,
+                latency_ns_by_batch={2: {1: 30 * MS}, 1: {4: 200 * MS, 1: 50 * MS}},
+            ),
+            VariantStatus(manifest(variant("unknown", None, trained=False)), routable=False, latency_ns_by_batch={}),
+        )
+
+    def choose_when_idle(self, budget_ns: int) -> str | None:
+        return "large" if budget_ns >= 50 * MS else None
