@@ -20,6 +20,11 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
+def shorter_side_px(variant: ModelVariant) -> int:
+    """Pixels the shorter side must have for the centre crop to fill the network's input without enlarging."""
+    return math.ceil(variant.resolution / variant.crop_fraction)
+
+
 def crop_box(width: int, height: int, resolution: int, crop_fraction: float) -> tuple[float, float, float, float]:
     """What a network sees of a picture: (left, upper, right, lower) in the picture's pixels, fractional.
 

@@ -1,7 +1,8 @@
-"""Pictures, variants and small real graphs that the runtime's tests share."""
+"""Pictures and small real models that the runtime's tests share."""
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model_store.manifest import ModelVariant
+from model_store.catalogue import CatalogueEntry
+from service.runtime.decode import RgbImage
+from tests.fakes.colour_models import colour_entry
 
 PHOTOGRAPHS = Path(__file__).parents[2] / "photographs"
 
@@ -19,24 +22,6 @@ PHOTOGRAPHS = Path(__file__).parents[2] / "photographs"
 def photograph() -> bytes:
     """A real JPEG of 600 x 400 pixels."""
     return (PHOTOGRAPHS / "espresso.jpg").read_bytes()
-
-
-@pytest.fixture(scope="session")
-def make_variant() -> Callable[..., ModelVariant]:
-    def make(name: str = "tiny", resolution: int = 16, crop_fraction: float = 0.875, class_count: int = 3):
-        return ModelVariant(
-            name=name,
-            member=name,
-            precision="fp32",
-            resolution=resolution,
-            crop_fraction=crop_fraction,
-            interpolation="bicubic",
-            class_count=class_count,
-            top1=None,
-            trained=False,
-        )
-
-    return make
 
 
 @pytest.fixture(scope="session")
@@ -62,5 +47,21 @@ def corners() -> Callable[[int, int], Image.Image]:
         pixels[height // 2 :, : width // 2] = (10, 10, 250)
         pixels[height // 2 :, width // 2 :] = (240, 240, 240)
         return Image.fromarray(pixels)
+
+    return make
+
+
+@pytest.fixture
+def make_entry(tmp_path) -> Callable[..., CatalogueEntry]:
+    """A catalogue entry over a real file: `make_entry(name, resolution, class_count)`."""
+    return functools.partial(colour_entry, tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def plain() -> Callable[..., RgbImage]:
+    """A picture of one colour: `plain("red")`."""
+
+    def make(colour: str, width: int = 40, height: int = 30) -> RgbImage:
+        return RgbImage(Image.new("RGB", (width, height), colour))
 
     return make

@@ -12,6 +12,7 @@ from PIL import Image
 
 from service.runtime.decode import RgbImage, decode_rgb
 from service.runtime.preprocess import crop_box, preprocess
+from tests.fakes.colour_models import variant_of
 
 
 def in_two_steps(picture: Image.Image, resolution: int, crop_fraction: float) -> np.ndarray:
@@ -31,11 +32,11 @@ def in_one_step(picture: Image.Image, variant) -> np.ndarray:
 
 
 @pytest.mark.parametrize("resolution", [224, 240, 260, 300])
-def test_a_photograph_comes_out_as_from_resize_then_crop(resolution, photograph, make_variant):
+def test_a_photograph_comes_out_as_from_resize_then_crop(resolution, photograph):
     """On a real photograph one step and two differ by at most one grey level nearly everywhere, 0.4 on average."""
     picture = decode_rgb(photograph, 10**6, 10**8).pixels
     difference = np.abs(
-        in_one_step(picture, make_variant(resolution=resolution)) - in_two_steps(picture, resolution, 0.875)
+        in_one_step(picture, variant_of(resolution=resolution)) - in_two_steps(picture, resolution, 0.875)
     )
     assert np.quantile(difference, 0.999) <= 1
     assert difference.mean() < 0.4
@@ -48,11 +49,11 @@ def test_a_photograph_comes_out_as_from_resize_then_crop(resolution, photograph,
     seed=st.integers(0, 2**16),
 )
 @settings(max_examples=60, deadline=None)
-def test_without_clamping_the_difference_is_rounding(width, height, crop_fraction, seed, make_variant):
+def test_without_clamping_the_difference_is_rounding(width, height, crop_fraction, seed):
     """Where no overshoot is clamped, one step and two differ by at most two grey levels, for any size."""
     noise = np.random.default_rng(seed).integers(100, 150, (height, width, 3), np.uint8)
     picture = Image.fromarray(noise)
-    variant = make_variant(resolution=32, crop_fraction=crop_fraction)
+    variant = variant_of(resolution=32, crop_fraction=crop_fraction)
     assert np.abs(in_one_step(picture, variant) - in_two_steps(picture, 32, crop_fraction)).max() <= 2
 
 
@@ -77,21 +78,21 @@ def test_the_box_lies_inside_the_picture_around_its_centre(width, height, resolu
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2)])
-def test_tiny_and_extreme_pictures_work(size, make_variant):
+def test_tiny_and_extreme_pictures_work(size):
     """A single pixel and a thin line are enlarged to the network's input."""
-    assert (in_one_step(Image.new("RGB", size, (9, 8, 7)), make_variant()) == (9, 8, 7)).all()
+    assert (in_one_step(Image.new("RGB", size, (9, 8, 7)), variant_of()) == (9, 8, 7)).all()
 
 
-def test_only_its_own_row_of_the_batch_is_written(make_variant):
+def test_only_its_own_row_of_the_batch_is_written():
     """Writing one row of a batch leaves its neighbours alone."""
     batch = np.full((3, 16, 16, 3), 5, np.uint8)
-    preprocess(RgbImage(Image.new("RGB", (40, 30), (1, 2, 3))), make_variant(), batch[1])
+    preprocess(RgbImage(Image.new("RGB", (40, 30), (1, 2, 3))), variant_of(), batch[1])
     assert (batch[1] == (1, 2, 3)).all()
     assert (batch[[0, 2]] == 5).all()
 
 
 @pytest.mark.parametrize("out", [np.zeros((16, 15, 3), np.uint8), np.zeros((16, 16, 3), np.float32)])
-def test_a_wrong_buffer_is_refused(out, make_variant):
+def test_a_wrong_buffer_is_refused(out):
     """A buffer of another shape or type is a programming error, named with what is wanted."""
     with pytest.raises(ValueError, match="wants uint8 of shape"):
-        preprocess(RgbImage(Image.new("RGB", (4, 4))), make_variant(), out)
+        preprocess(RgbImage(Image.new("RGB", (4, 4))), variant_of(), out)

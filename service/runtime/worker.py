@@ -1,0 +1,127 @@
+"""One worker: a thread that takes one plan at a time and turns its pictures into the best classes.
+
+Crop and resize, run, top-k, all on this thread, into a buffer that is made once. Whatever goes wrong is handed
+to `done`; the thread itself never dies of it. Decides nothing and touches no event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.core.clock import Clock
+from service.core.ports import DecodedImage
+from service.core.request import Plan, RunResult
+from service.runtime.decode import RgbImage
+from service.runtime.preprocess import Pixels, preprocess
+from service.runtime.session import Probabilities, Session, SessionKey
+
+logger = logging.getLogger(__name__)
+
+Done = Callable[[RunResult | BaseException], None]
+Top = tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A plan with the pixels it is for, in plan order, and where its result goes."""
+
+    plan: Plan
+    images: Sequence[DecodedImage]
+    top_k: int
+    done: Done
+
+
+def top_classes(probabilities: Probabilities, k: int) -> Top:
+    """The `k` most probable of one image's classes (float32 [classes]), as (index, probability), falling.
+
+    Equal probabilities come in the order of their index, also where only some of them fit into `k`.
+    """
+    k = min(k, len(probabilities))
+    # Partitioning finds the k-th largest without sorting a thousand; all its equals are candidates, in index order.
+    threshold = np.partition(probabilities, -k)[-k]
+    candidates = np.flatnonzero(probabilities >= threshold)
+    best = candidates[np.argsort(-probabilities[candidates], kind="stable")[:k]]
+    return tuple((int(index), float(probabilities[index])) for index in best)
+
+
+class Worker:
+    """See the module. Idle from construction on; `close`, then `join`, ends it."""
+
+    def __init__(self, index: int, sessions: Mapping[SessionKey, Session], batch_size_max: int, clock: Clock) -> None:
+        """`sessions` may be shared with other workers; `batch_size_max` sizes the buffer."""
+        side = max(session.variant.resolution for session in sessions.values())
+        # One buffer serves every variant, since one plan runs at a time: the largest, seen in the variant's shape.
+        self._buffer = np.zeros(batch_size_max * side * side * 3, np.uint8)
+        self._sessions = sessions
+        self._batch_size_max = batch_size_max
+        self._clock = clock
+        self._inbox: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+        self._busy = False
+        self._closed = False
+        # A daemon, so that a run which outlasts the drain bound cannot keep the process alive.
+        self._thread = threading.Thread(target=self._loop, name=f"worker-{index}", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a run may be started."""
+        return not self._busy and not self._closed
+
+    def start_run(self, run: Run) -> None:
+        """Begin `run` and return at once. The worker must be idle, and is idle again when `done` is called."""
+        assert not self._closed, "a closed worker was given a run"
+        assert not self._busy, f"a busy worker was given a run of {run.plan.variant}"
+        self._busy = True
+        self._inbox.put(run)
+
+    def close(self) -> None:
+        """Take no further run; the thread ends after the one it is on."""
+        self._closed = True
+        self._inbox.put(None)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread to end; False if it is still running after `timeout_s`."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _loop(self) -> None:
+        while (run := self._inbox.get()) is not None:
+            self._perform(run)
+            del run  # or the last run's pixels would live as long as the worker is idle
+
+    def _perform(self, run: Run) -> None:
+        outcome: RunResult | BaseException
+        try:
+            outcome = self._run(run)
+        except BaseException as error:  # noqa: BLE001  the engine settles the requests; a thread has no caller
+            outcome = error
+        self._busy = False  # before `done`, which may start the next run
+        try:
+            run.done(outcome)
+        except Exception:
+            # The event loop is gone, as at the end of a drain that ran out of time.
+            logger.exception("the result of a run of %s could not be delivered", run.plan.variant)
+
+    def _run(self, run: Run) -> RunResult:
+        started_ns = self._clock.now_ns()
+        session = self._sessions[run.plan.variant, run.plan.threads]
+        batch = self._batch(session, len(run.images))
+        for image, row in zip(run.images, batch, strict=True):
+            assert isinstance(image, RgbImage), f"a worker runs pictures of its own decoder, got {type(image)}"
+            preprocess(image, session.variant, row)
+        preprocessed_ns = self._clock.now_ns()
+        probabilities = session.run(batch)
+        top = tuple(top_classes(row, run.top_k) for row in probabilities)
+        return RunResult(top, preprocessed_ns - started_ns, self._clock.now_ns() - preprocessed_ns)
+
+    def _batch(self, session: Session, size: int) -> Pixels:
+        if not 1 <= size <= self._batch_size_max:
+            raise ValueError(f"a batch of {size} was planned, the worker's buffer takes 1 to {self._batch_size_max}")
+        shape = (size, session.variant.resolution, session.variant.resolution, 3)
+        return self._buffer[: int(np.prod(shape))].reshape(shape)

@@ -1,0 +1,207 @@
+"""ONNX Runtime behind one seam: which provider, which options, and what a session refuses."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_store.catalogue import StoreError
+from service.runtime.session import (
+    Provider,
+    Session,
+    SessionError,
+    SessionOptions,
+    available_providers,
+    open_sessions,
+    provider_options,
+    resolve_provider,
+    route_logs,
+    runtime_name,
+)
+from tests.fakes.colour_models import colour_graph, variant_of
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+OPENVINO = "OpenVINOExecutionProvider"
+
+
+@pytest.mark.parametrize(("requested", "available", "expected"), [
+    (Provider.AUTO, [CPU], Provider.CPU),
+    (Provider.AUTO, ["AzureExecutionProvider", CPU], Provider.CPU),
+    (Provider.AUTO, [CUDA, CPU], Provider.CUDA),
+    (Provider.AUTO, [OPENVINO, CPU], Provider.OPENVINO),
+    (Provider.AUTO, [TENSORRT, CUDA, CPU], Provider.CUDA),
+    (Provider.CPU, [CUDA, CPU], Provider.CPU),
+    (Provider.CUDA, [CUDA, CPU], Provider.CUDA),
+    (Provider.TENSORRT, [TENSORRT, CUDA, CPU], Provider.TENSORRT),
+    (Provider.OPENVINO, [OPENVINO, CPU], Provider.OPENVINO),
+])  # fmt: skip
+def test_what_is_installed_decides(requested, available, expected, caplog):
+    """`auto` takes the best available provider, a named one is taken if it is there; neither logs a warning."""
+    assert resolve_provider(requested, available) is expected
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("requested", "enabled_by"), [
+    (Provider.CUDA, "phiserve[gpu]"),
+    (Provider.TENSORRT, "tensorrt"),
+    (Provider.OPENVINO, "onnxruntime-openvino"),
+])  # fmt: skip
+def test_a_missing_provider_falls_back_and_the_log_says_what_enables_it(requested, enabled_by, caplog):
+    """A provider asked for by name but not available gives the CPU and one warning with the remedy."""
+    assert resolve_provider(requested, [CPU]) is Provider.CPU
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert enabled_by in record.getMessage()
+
+
+@pytest.mark.parametrize(("provider", "chain"), [
+    (Provider.CPU, [CPU]),
+    (Provider.CUDA, [CUDA, CPU]),
+    (Provider.TENSORRT, [TENSORRT, CUDA, CPU]),
+    (Provider.OPENVINO, [OPENVINO, CPU]),
+])  # fmt: skip
+def test_every_chain_ends_on_the_cpu_and_holds_only_strings(provider, chain, tmp_path):
+    """Each provider is followed by those that take what it cannot; options are strings, as the C API wants them."""
+    options = provider_options(provider, variant_of(), SessionOptions(2, 8, cache_dir=tmp_path))
+    assert [name for name, _ in options] == chain
+    assert all(isinstance(text, str) for _, values in options for pair in values.items() for text in pair)
+
+
+def test_tensorrt_builds_one_engine_for_all_batch_sizes():
+    """The shape profile spans batch 1 to the largest, at the variant's resolution; engines are cached per variant."""
+    variant = variant_of("b0", 224)
+    (_, options), *_ = provider_options(Provider.TENSORRT, variant, SessionOptions(1, 8, cache_dir=Path("/cache")))
+    assert options["trt_profile_min_shapes"] == "image:1x224x224x3"
+    assert options["trt_profile_max_shapes"] == "image:8x224x224x3"
+    assert options["trt_engine_cache_path"] == "/cache/tensorrt/b0"
+    assert options["trt_fp16_enable"] == "False"
+
+
+def test_without_a_cache_folder_nothing_is_cached():
+    """No provider is told to write anywhere unless a folder was given."""
+    for provider in (Provider.CUDA, Provider.TENSORRT, Provider.OPENVINO):
+        for _, options in provider_options(provider, variant_of(), SessionOptions(1, 1)):
+            assert not [name for name in options if "cache" in name]
+
+
+def test_openvino_keeps_to_the_planned_width():
+    """OpenVINO is told how many cores a run takes; left alone it takes them all."""
+    (_, options), _ = provider_options(Provider.OPENVINO, variant_of(), SessionOptions(3, 1))
+    assert options["num_of_threads"] == "3"
+    assert options["num_streams"] == "1"
+
+
+def test_the_device_is_passed_on():
+    """A GPU session runs on the GPU it was given."""
+    (_, options), _ = provider_options(Provider.CUDA, variant_of(), SessionOptions(1, 1, device_id=2))
+    assert options["device_id"] == "2"
+
+
+def picture_batch(*colours: tuple[int, int, int]) -> np.ndarray:
+    return np.stack([np.full((16, 16, 3), colour, np.uint8) for colour in colours])
+
+
+@pytest.fixture
+def session() -> Session:
+    return Session(colour_graph(), variant_of(), SessionOptions(1, 4))
+
+
+def test_a_session_gives_one_row_of_probabilities_per_picture(session):
+    """Each picture of a batch gets its own probabilities, which sum to one."""
+    probabilities = session.run(picture_batch((255, 0, 0), (0, 255, 0), (0, 0, 255)))
+    assert probabilities.dtype == np.float32
+    assert probabilities.argmax(axis=1).tolist() == [0, 1, 2]
+    assert probabilities.sum(axis=1) == pytest.approx([1, 1, 1])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_session_serves_several_workers_at_once(threads):
+    """Runs side by side on one session give what each gives alone."""
+    session = Session(colour_graph(), variant_of(), SessionOptions(threads, 4))
+    batches = [picture_batch((level, 255 - level, 0)) for level in range(0, 256, 4)]
+    alone = [session.run(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(session.run, batches))
+    assert np.array_equal(alone, together)
+
+
+@pytest.mark.parametrize("images", [
+    np.zeros((1, 16, 16, 3), np.float32),
+    np.zeros((1, 16, 15, 3), np.uint8),
+    np.zeros((16, 16, 3), np.uint8),
+    np.zeros((0, 16, 16, 3), np.uint8),
+])  # fmt: skip
+def test_a_session_refuses_what_is_not_its_input(images, session):
+    """Another type or shape is refused with what is taken, before ONNX Runtime sees it."""
+    with pytest.raises(ValueError, match=r"takes uint8 \[batch, 16, 16, 3\]"):
+        session.run(images)
+
+
+def test_probabilities_that_are_none_are_an_error():
+    """A network that gives NaN is reported, not answered with."""
+    broken = Session(colour_graph(sharpness=float("nan")), variant_of(), SessionOptions(1, 1))
+    with pytest.raises(FloatingPointError, match="tiny"):
+        broken.run(picture_batch((255, 0, 0)))
+
+
+@pytest.mark.parametrize(("resolution", "class_count"), [(17, 3), (16, 4)])
+def test_a_graph_that_is_not_what_its_manifest_says_is_refused(resolution, class_count):
+    """Another resolution or class count than the manifest's is found at loading, with what was expected."""
+    variant = variant_of(resolution=resolution, class_count=class_count)
+    with pytest.raises(SessionError, match="its manifest says"):
+        Session(colour_graph(), variant, SessionOptions(1, 1))
+
+
+def test_bytes_that_are_no_graph_are_refused_by_name():
+    """A file that ONNX Runtime cannot load is an error that names the variant."""
+    with pytest.raises(SessionError, match="tiny cannot be loaded on cpu"):
+        Session(b"not a graph", variant_of(), SessionOptions(1, 1))
+
+
+def test_a_provider_whose_libraries_do_not_load_is_reported_as_what_runs(caplog):
+    """Asked for a provider that this package lacks, the session either refuses or says that it runs on the CPU."""
+    assert CUDA not in available_providers(), "this test is for the CPU package"
+    with pytest.warns(UserWarning, match="not in available provider names"):
+        session = Session(colour_graph(), variant_of(), SessionOptions(1, 1), Provider.CUDA)
+    assert session.provider is Provider.CPU
+    assert "phiserve[gpu]" in caplog.text
+
+
+def test_all_entries_are_loaded_at_all_widths_with_progress(make_entry):
+    """Every variant is there at every thread width, and progress ends at the total."""
+    steps: list[tuple[int, int, str]] = []
+    entries = [make_entry("small", 16), make_entry("large", 24)]
+    sessions = open_sessions(entries, (1, 2), Provider.CPU, batch_size_max=2, progress=lambda *step: steps.append(step))
+    assert set(sessions) == {("small", 1), ("small", 2), ("large", 1), ("large", 2)}
+    assert {session.threads for session in sessions.values()} == {1, 2}
+    assert [done for done, _, _ in steps] == [0, 1, 2, 3, 4]
+    assert steps[-1][:2] == (4, 4)
+
+
+def test_a_changed_file_never_reaches_a_session(make_entry):
+    """A model whose bytes are not those of the manifest is refused by the store before it is loaded."""
+    entry = make_entry()
+    path = entry.folder / "model.onnx"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(StoreError, match="sha256"):
+        open_sessions([entry], (1,), Provider.CPU, batch_size_max=1)
+
+
+def test_messages_of_onnx_runtime_go_to_logging(caplog, capfd):
+    """What ONNX Runtime has to say about a broken graph is a log record and not a line on standard error."""
+    route_logs()
+    with pytest.raises(SessionError):
+        Session(b"not a graph", variant_of(), SessionOptions(1, 1))
+    assert capfd.readouterr().err == ""
+
+
+def test_the_runtime_is_named_with_version_and_provider():
+    """The name that profiles record holds all that makes a measurement stale."""
+    assert runtime_name(Provider.CPU).startswith("onnxruntime 1.")
+    assert runtime_name(Provider.CPU).endswith(" cpu")
