@@ -1,0 +1,119 @@
+"""Accuracy is counted over labelled photographs, and a folder of anything else is refused by name."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from model_store.catalogue import Catalogue
+from service.evaluation import EvaluationError, EvaluationResult, evaluate, list_photographs
+from tests.fakes.colour_models import colour_entry
+
+
+@pytest.fixture
+def catalogue(tmp_path) -> Catalogue:
+    store = tmp_path / "store"
+    entries = {name: colour_entry(store, name, side, class_count=8) for name, side in (("small", 16), ("large", 32))}
+    return Catalogue(store, entries)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Writes a labelled picture: `photographs("000_apple", "red")`; gives the folder."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+
+    def write(name: str, colour: str):
+        Image.new("RGB", (50, 40), colour).save(folder / f"{name}.jpg")
+        return folder
+
+    return write
+
+
+def test_top_1_and_top_5_are_counted_in_percent(catalogue, photographs):
+    """One right, one among the best five, and two wrong of four: 25 % and 50 %, for every variant asked."""
+    photographs("000_apple", "red")
+    photographs("3_second_best", "lime")
+    photographs("006_sea", "blue")
+    folder = photographs("007_night", "black")
+    assert evaluate(catalogue, folder, ["large", "small"]) == (
+        EvaluationResult("large", 4, 25.0, 50.0, ()),
+        EvaluationResult("small", 4, 25.0, 50.0, ()),
+    )
+
+
+def test_without_names_the_whole_catalogue_is_evaluated(catalogue, photographs):
+    """No selection means every variant, and progress counts over all of them."""
+    photographs("000_apple", "red")
+    folder = photographs("001_leaf", "lime")
+    steps: list[tuple[int, int, str]] = []
+    results = evaluate(catalogue, folder, progress=lambda *step: steps.append(step))
+    assert [(result.variant, result.top1) for result in results] == [("small", 100.0), ("large", 100.0)]
+    assert [done for done, _, _ in steps] == [0, 1, 2, 2, 3, 4]
+    assert steps[-1] == (4, 4, "large")
+
+
+def test_pictures_that_cannot_be_decoded_are_named_and_not_counted(catalogue, photographs):
+    """A broken file neither ends the evaluation nor counts as a wrong answer."""
+    folder = photographs("000_apple", "red")
+    (folder / "001_broken.jpg").write_bytes(b"not a picture")
+    (result,) = evaluate(catalogue, folder, ["small"])
+    assert (result.images, result.top1) == (1, 100.0)
+    assert result.unreadable[0].startswith("001_broken.jpg: the bytes are not a picture")
+
+
+def test_only_broken_pictures_are_an_error(catalogue, tmp_path):
+    """With nothing decodable there is no accuracy to state."""
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "001_broken.jpg").write_bytes(b"")
+    with pytest.raises(EvaluationError, match=r"none of the photographs.*001_broken\.jpg"):
+        evaluate(catalogue, folder, ["small"])
+
+
+def test_misnamed_files_are_listed_with_the_wanted_name(catalogue, photographs):
+    """Every file that does not say its class is named, and so is the form it should have."""
+    photographs("000_apple", "red")
+    folder = photographs("apple", "red")
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(EvaluationError, match=r"NNN_name\.jpg.*apple\.jpg, notes\.txt"):
+        evaluate(catalogue, folder)
+
+
+def test_a_long_list_of_misnamed_files_is_cut(photographs):
+    """Ten are named, the rest counted."""
+    for index in range(13):
+        folder = photographs(f"apple{index}", "red")
+    with pytest.raises(EvaluationError, match="and 3 more"):
+        list_photographs(folder)
+
+
+def test_hidden_files_and_documents_are_passed_over(photographs):
+    """A README beside the photographs does no harm."""
+    folder = photographs("000_apple", "red")
+    (folder / "README.md").write_text("where they come from")
+    (folder / ".index").write_text("")
+    assert [photo.class_index for photo in list_photographs(folder)] == [0]
+
+
+def test_a_class_that_the_network_does_not_have_is_refused(catalogue, photographs):
+    """An index beyond the variant's classes would count as wrong for ever; it is named instead."""
+    folder = photographs("008_beyond", "red")
+    with pytest.raises(EvaluationError, match=r"classes 0 to 7.*008_beyond\.jpg"):
+        evaluate(catalogue, folder)
+
+
+def test_a_folder_of_nothing_and_no_folder_are_refused(catalogue, tmp_path):
+    """Both errors name the folder and what should be in it."""
+    for folder in (tmp_path / "empty", tmp_path / "absent"):
+        if folder.name == "empty":
+            folder.mkdir()
+        with pytest.raises(EvaluationError, match="NNN_name"):
+            evaluate(catalogue, folder)
+
+
+def test_an_unknown_variant_is_refused_with_those_there_are(catalogue, photographs):
+    """Asking for what the store does not hold names what it does."""
+    folder = photographs("000_apple", "red")
+    with pytest.raises(EvaluationError, match="no b9; it holds small, large"):
+        evaluate(catalogue, folder, ["b9"])
