@@ -1,0 +1,226 @@
+"""Prometheus metrics of the core, as an `Instrument`: what happened to requests, budgets, stages and runs.
+
+Times are in seconds and accuracy is a ratio, as Prometheus asks for base units. Every label has a bounded set of
+values: stages, results and error kinds are fixed here or by the error tree, variants by the store; nothing a caller
+sends becomes a label. It decides nothing, keeps no request, and its methods neither block nor raise.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    Summary,
+    generate_latest,
+)
+
+from service.core.instrument import Instrument
+from service.core.request import Classification, Plan, RunResult
+from service.errors import DeadlineExceeded, Overloaded, PhiserveError
+
+NS_PER_S = 1_000_000_000
+
+DURATION_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10)
+"""Around the budgets callers ask for, 1 ms to 10 s; densest at 10 to 200 ms, where most variants lie."""
+
+BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+
+FORECAST_BUCKETS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2, 4)
+"""Measured over planned latency: up to 1 the plan held."""
+
+OUTCOMES = ("answered", "refused", "failed", "cancelled")
+"""refused: at the door; failed: after it was passed; cancelled: the caller left."""
+
+BUDGET_RESULTS = ("met", "missed", "refused", "expired", "overloaded")
+"""met, missed: answered in time or late; refused, expired: infeasible at the door or later; overloaded: no room."""
+
+NO_VARIANT = ""
+
+# The version every Prometheus reads; without negotiation a newer one would be a guess.
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def create_registry(version: str) -> CollectorRegistry:
+    """A registry of its own (not the library's global one), with process, platform, GC and build information."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    build = Info("phiserve_build", "What is running", registry=registry)
+    build.info({"version": version, "python": platform.python_version(), "machine": platform.machine()})
+    return registry
+
+
+def render(registry: CollectorRegistry) -> tuple[bytes, str]:
+    """The metrics page in the text exposition format: body and content type."""
+    return generate_latest(registry), CONTENT_TYPE
+
+
+class PrometheusInstrument(Instrument):
+    """Observes the core; construct it once for each registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._requests = _Requests(registry)
+        self._runs = _Runs(registry)
+
+    def metrics_page(self) -> tuple[bytes, str]:
+        """See `render`."""
+        return render(self._registry)
+
+    def request_admitted(self) -> None:
+        """See `Instrument`."""
+        self._requests.admitted.inc()
+
+    def request_settled(self, classification: Classification) -> None:
+        """See `Instrument`."""
+        self._requests.settled(classification)
+
+    def request_failed(self, error: Exception, *, admitted: bool, waited_ns: int) -> None:
+        """See `Instrument`."""
+        self._requests.failed(error, admitted=admitted, waited_ns=waited_ns)
+
+    def request_cancelled(self, waited_ns: int) -> None:
+        """See `Instrument`."""
+        self._requests.ended("cancelled", NO_VARIANT, waited_ns, admitted=True)
+
+    def queue_changed(self, queued: int, in_flight: int) -> None:
+        """See `Instrument`."""
+        self._runs.queue_depth.set(queued)
+        self._runs.in_flight.set(in_flight)
+
+    def run_finished(self, plan: Plan, result: RunResult) -> None:
+        """See `Instrument`."""
+        self._runs.finished(plan, result)
+
+    def run_failed(self, plan: Plan, error: BaseException) -> None:  # noqa: ARG002 the core logs the error
+        """See `Instrument`."""
+        self._runs.runs.labels(plan.variant, "failed").inc()
+
+
+class _Requests:
+    """Metrics whose unit is one request."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "phiserve_requests",
+            "Requests that ended, by how; variant of the answers",
+            ["outcome", "variant"],
+            registry=registry,
+        )
+        self.errors = Counter(
+            "phiserve_errors", "Requests that ended in an error, by kind", ["reason"], registry=registry
+        )
+        self.budgets = Counter(
+            "phiserve_budget",
+            "Requests that were asked to make a budget, by what became of it; "
+            "met over all is the attainment of service-level objectives",
+            ["result"],
+            registry=registry,
+        )
+        self.admitted = Gauge("phiserve_admitted", "Requests between the door and their answer", registry=registry)
+        self.duration = Histogram(
+            "phiserve_request_duration_seconds",
+            "From received whole to ended",
+            ["outcome"],
+            buckets=DURATION_BUCKETS_S,
+            registry=registry,
+        )
+        self.stages = Histogram(
+            "phiserve_stage_duration_seconds",
+            "Where answered requests spent their time; each waits for all of its batch's preprocess and inference",
+            ["stage"],
+            buckets=DURATION_BUCKETS_S,
+            registry=registry,
+        )
+        self.accuracy = Summary(
+            "phiserve_served_accuracy_ratio",
+            "Top-1 accuracy of the variants behind in-time answers; sum over count is the mean serving accuracy",
+            registry=registry,
+        )
+        self.degraded = Counter(
+            "phiserve_degraded_answers",
+            "Answers for which an idle server would have used a better variant",
+            registry=registry,
+        )
+        # A series that is absent until its first event makes rates and alerts miss that event.
+        for outcome in OUTCOMES:
+            self.duration.labels(outcome)
+            if outcome != "answered":
+                self.requests.labels(outcome, NO_VARIANT)
+        for result in BUDGET_RESULTS:
+            self.budgets.labels(result)
+        for kind in PhiserveError.__subclasses__():
+            self.errors.labels(_reason(kind))
+
+    def settled(self, classification: Classification) -> None:
+        timings, variant = classification.timings, classification.variant
+        self.ended("answered", variant.name, timings.total_ns, admitted=True)
+        self.budgets.labels("met" if classification.budget_met else "missed").inc()
+        self.stages.labels("decode").observe(timings.decode_ns / NS_PER_S)
+        self.stages.labels("queue").observe(timings.queue_ns / NS_PER_S)
+        self.stages.labels("preprocess").observe(timings.preprocess_ns / NS_PER_S)
+        self.stages.labels("inference").observe(timings.inference_ns / NS_PER_S)
+        if classification.budget_met and variant.top1 is not None:
+            self.accuracy.observe(variant.top1 / 100)
+        if classification.degraded_from is not None:
+            self.degraded.inc()
+
+    def failed(self, error: Exception, *, admitted: bool, waited_ns: int) -> None:
+        self.ended("failed" if admitted else "refused", NO_VARIANT, waited_ns, admitted=admitted)
+        self.errors.labels(_reason(type(error))).inc()
+        if isinstance(error, DeadlineExceeded):
+            self.budgets.labels("expired" if admitted else "refused").inc()
+        elif isinstance(error, Overloaded):
+            self.budgets.labels("overloaded").inc()
+
+    def ended(self, outcome: str, variant: str, waited_ns: int, *, admitted: bool) -> None:
+        if admitted:
+            self.admitted.dec()
+        self.requests.labels(outcome, variant).inc()
+        self.duration.labels(outcome).observe(waited_ns / NS_PER_S)
+
+
+class _Runs:
+    """Metrics whose unit is one run of a batch, and what waits for one."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.queue_depth = Gauge("phiserve_queue_depth", "Decoded requests that wait for a worker", registry=registry)
+        self.in_flight = Gauge("phiserve_in_flight", "Requests whose run is under way", registry=registry)
+        self.runs = Counter(
+            "phiserve_runs", "Runs that ended, by variant and how", ["variant", "result"], registry=registry
+        )
+        self.batch_size = Histogram(
+            "phiserve_batch_size", "Images in a run", ["variant"], buckets=BATCH_SIZE_BUCKETS, registry=registry
+        )
+        self.forecast = Histogram(
+            "phiserve_prediction_error_ratio",
+            "Measured over planned latency of a run: above 1 the profile promised too much",
+            ["variant"],
+            buckets=FORECAST_BUCKETS,
+            registry=registry,
+        )
+
+    def finished(self, plan: Plan, result: RunResult) -> None:
+        self.runs.labels(plan.variant, "finished").inc()
+        self.batch_size.labels(plan.variant).observe(len(plan.request_ids))
+        measured_ns = result.preprocess_ns + result.inference_ns
+        if plan.latency_ns > 0:
+            self.forecast.labels(plan.variant).observe(measured_ns / plan.latency_ns)
+
+
+def _reason(kind: type[Exception]) -> str:
+    """A kind of error as a label value: our class names in snake case; all others share one."""
+    for ancestor in kind.__mro__:
+        if PhiserveError in ancestor.__bases__:
+            return re.sub(r"(?<!^)(?=[A-Z])", "_", ancestor.__name__).lower()
+    return "unexpected"

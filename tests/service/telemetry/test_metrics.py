@@ -1,0 +1,206 @@
+"""The Prometheus instrument: what the core tells it is what a scrape reads."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from service import errors
+from service.core.request import Plan, RequestOptions, RunResult
+from service.errors import PhiserveError
+from service.telemetry.metrics import (
+    BUDGET_RESULTS,
+    DURATION_BUCKETS_S,
+    OUTCOMES,
+    PrometheusInstrument,
+    create_registry,
+)
+from tests.fakes.engine import classification
+from tests.fakes.event_loop import run_in_fake_time
+from tests.fakes.menus import MS
+from tests.fakes.runtime import build_engine
+
+PLAN = Plan("small", 1, (7, 8, 9), latency_ns=10 * MS)
+
+
+@pytest.fixture
+def instrument() -> PrometheusInstrument:
+    return PrometheusInstrument(create_registry("1.2.3"))
+
+
+def scrape(instrument: PrometheusInstrument) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Every sample of the page, by name and labels, read with Prometheus' own parser."""
+    body, _ = instrument.metrics_page()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+
+
+def value(instrument: PrometheusInstrument, name: str, **labels: str) -> float | None:
+    return scrape(instrument).get((name, tuple(sorted(labels.items()))))
+
+
+def test_an_answer_counts_once_everywhere(instrument) -> None:
+    """An in-time answer shows in requests, budget, duration, stages and accuracy, in seconds and ratios."""
+    instrument.request_admitted()
+    instrument.request_settled(classification(top1=75.5))
+    assert value(instrument, "phiserve_requests_total", outcome="answered", variant="small") == 1
+    assert value(instrument, "phiserve_budget_total", result="met") == 1
+    assert value(instrument, "phiserve_request_duration_seconds_sum", outcome="answered") == pytest.approx(0.0090004)
+    sums = {
+        stage: value(instrument, "phiserve_stage_duration_seconds_sum", stage=stage)
+        for stage in ("decode", "queue", "preprocess", "inference")
+    }
+    assert sums == pytest.approx({"decode": 0.001234567, "queue": 0.00025, "preprocess": 0.002, "inference": 0.005})
+    assert value(instrument, "phiserve_served_accuracy_ratio_sum") == pytest.approx(0.755)
+    assert value(instrument, "phiserve_admitted") == 0
+
+
+def test_a_late_answer_is_a_missed_budget(instrument) -> None:
+    """A late answer misses its budget and is left out of the mean serving accuracy."""
+    instrument.request_admitted()
+    instrument.request_settled(classification(budget_met=False))
+    assert value(instrument, "phiserve_budget_total", result="missed") == 1
+    assert value(instrument, "phiserve_budget_total", result="met") == 0
+    assert value(instrument, "phiserve_served_accuracy_ratio_count") == 0
+
+
+def test_unknown_accuracy_is_not_counted_as_zero(instrument) -> None:
+    """A variant that nobody measured does not pull the mean down."""
+    instrument.request_admitted()
+    instrument.request_settled(classification(top1=None))
+    assert value(instrument, "phiserve_served_accuracy_ratio_count") == 0
+
+
+def test_degraded_answers_are_counted(instrument) -> None:
+    """Only answers that load forced down count as degraded."""
+    for degraded_from in (None, "large"):
+        instrument.request_admitted()
+        instrument.request_settled(classification(degraded_from=degraded_from))
+    assert value(instrument, "phiserve_degraded_answers_total") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "reason", "result"),
+    [
+        (errors.DeadlineExceeded("x"), "refused", "deadline_exceeded", "refused"),
+        (errors.DeadlineExceeded("x"), "failed", "deadline_exceeded", "expired"),
+        (errors.Overloaded("x", retry_after_ns=1), "refused", "overloaded", "overloaded"),
+        (errors.InvalidImage("x"), "failed", "invalid_image", None),
+        (errors.InferenceFailed("x"), "failed", "inference_failed", None),
+        (ZeroDivisionError("x"), "failed", "unexpected", None),
+    ],
+)
+def test_failures_count_by_kind_and_by_where(instrument, error, outcome, reason, result) -> None:
+    """Each failure counts under its outcome and kind, and under budgets only if time or room was the cause."""
+    admitted = outcome == "failed"
+    if admitted:
+        instrument.request_admitted()
+    instrument.request_failed(error, admitted=admitted, waited_ns=3 * MS)
+    assert value(instrument, "phiserve_requests_total", outcome=outcome, variant="") == 1
+    assert value(instrument, "phiserve_errors_total", reason=reason) == 1
+    assert value(instrument, "phiserve_request_duration_seconds_sum", outcome=outcome) == pytest.approx(0.003)
+    counted = {name: value(instrument, "phiserve_budget_total", result=name) for name in BUDGET_RESULTS}
+    assert counted == {name: float(name == result) for name in BUDGET_RESULTS}
+    assert value(instrument, "phiserve_admitted") == 0
+
+
+def test_a_caller_who_left_is_cancelled(instrument) -> None:
+    """A cancelled request ends being admitted and is neither an error nor a missed budget."""
+    instrument.request_admitted()
+    assert value(instrument, "phiserve_admitted") == 1
+    instrument.request_cancelled(waited_ns=MS)
+    assert value(instrument, "phiserve_admitted") == 0
+    assert value(instrument, "phiserve_requests_total", outcome="cancelled", variant="") == 1
+    assert sum(value(instrument, "phiserve_budget_total", result=name) for name in BUDGET_RESULTS) == 0
+
+
+def test_runs_show_their_batch_and_how_well_they_were_predicted(instrument) -> None:
+    """A finished run adds its batch size and measured over planned latency; a failed one is only counted."""
+    instrument.run_finished(PLAN, RunResult((), preprocess_ns=3 * MS, inference_ns=9 * MS))
+    instrument.run_failed(PLAN, RuntimeError("x"))
+    assert value(instrument, "phiserve_batch_size_sum", variant="small") == 3
+    assert value(instrument, "phiserve_prediction_error_ratio_sum", variant="small") == pytest.approx(1.2)
+    assert value(instrument, "phiserve_prediction_error_ratio_bucket", variant="small", le="1.1") == 0
+    assert value(instrument, "phiserve_prediction_error_ratio_bucket", variant="small", le="1.25") == 1
+    for result in ("finished", "failed"):
+        assert value(instrument, "phiserve_runs_total", variant="small", result=result) == 1
+
+
+def test_queue_and_flight_show_the_latest_state(instrument) -> None:
+    """The gauges hold what the core said last."""
+    instrument.queue_changed(5, 2)
+    instrument.queue_changed(3, 1)
+    assert (value(instrument, "phiserve_queue_depth"), value(instrument, "phiserve_in_flight")) == (3, 1)
+
+
+def test_series_exist_before_their_first_event(instrument) -> None:
+    """Each budget result, each error kind and each outcome without a variant starts at zero."""
+    for result in BUDGET_RESULTS:
+        assert value(instrument, "phiserve_budget_total", result=result) == 0
+    for outcome in OUTCOMES:
+        assert value(instrument, "phiserve_request_duration_seconds_count", outcome=outcome) == 0
+    reasons = {dict(labels)["reason"] for name, labels in scrape(instrument) if name == "phiserve_errors_total"}
+    assert len(reasons) == len(PhiserveError.__subclasses__())
+
+
+def test_names_follow_the_conventions(instrument) -> None:
+    """Every name of ours has the prefix, and none is in milliseconds, nanoseconds or percent."""
+    instrument.request_admitted()
+    instrument.request_settled(classification())
+    body, content_type = instrument.metrics_page()
+    names = re.findall(r"^# TYPE (\S+) ", body.decode(), flags=re.MULTILINE)
+    ours = [name for name in names if not name.startswith(("process_", "python_"))]
+    assert all(name.startswith("phiserve_") for name in ours)
+    assert not [name for name in ours if re.search(r"_(ms|ns|milliseconds|nanoseconds|percent)(_|$)", name)]
+    assert content_type.startswith("text/plain; version=0.0.4")
+
+
+def test_the_process_and_the_build_are_described(instrument) -> None:
+    """The page tells the version, the interpreter and the process's memory."""
+    names = {name for name, _ in scrape(instrument)}
+    assert {"phiserve_build_info", "python_info", "python_gc_objects_collected_total"} <= names
+    assert b'version="1.2.3"' in instrument.metrics_page()[0]
+
+
+def test_registries_are_independent() -> None:
+    """Two servers in one process do not share, or refuse, each other's metrics."""
+    first, second = (PrometheusInstrument(CollectorRegistry()) for _ in range(2))
+    first.queue_changed(5, 0)
+    assert value(second, "phiserve_queue_depth") == 0
+
+
+def test_buckets_reach_over_all_real_budgets() -> None:
+    """Duration buckets rise from 1 ms to 10 s."""
+    assert list(DURATION_BUCKETS_S) == sorted(set(DURATION_BUCKETS_S))
+    assert (DURATION_BUCKETS_S[0], DURATION_BUCKETS_S[-1]) == (0.001, 10)
+
+
+def test_the_real_core_adds_up(instrument) -> None:
+    """Over the real engine every request ends under one outcome and nothing stays admitted."""
+    engine = build_engine(instrument=instrument)
+
+    async def serve() -> None:
+        images = [b"a", b"b", b"text", b"broken", b"poison"]
+        options = [RequestOptions(budget_ns=500 * MS)] * len(images) + [RequestOptions(budget_ns=MS)]
+        calls = [
+            engine.infer(image, option, received_ns=engine.now_ns())
+            for image, option in zip([*images, b"c"], options, strict=True)
+        ]
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    run_in_fake_time(serve())
+    samples = scrape(instrument)
+    ended = {labels: count for (name, labels), count in samples.items() if name == "phiserve_requests_total"}
+    assert sum(ended.values()) == 6
+    assert value(instrument, "phiserve_admitted") == 0
+    assert value(instrument, "phiserve_errors_total", reason="invalid_image") == 2
+    assert value(instrument, "phiserve_budget_total", result="refused") == 1
+    assert value(instrument, "phiserve_errors_total", reason="inference_failed") >= 1
+    assert value(instrument, "phiserve_queue_depth") == 0
