@@ -1,7 +1,7 @@
 """What can be known of an encoded picture without decoding it: its format, its size, whether it is served.
 
-Runs on the event loop, so it never decodes a pixel, never inflates PNG metadata, and lets no Pillow plugin but
-those of the served formats see the bytes.
+Runs on the event loop, so it never decodes a pixel, makes no canvas, inflates no PNG metadata, and lets no
+Pillow plugin but those of the served formats see the bytes.
 """
 
 from __future__ import annotations
@@ -91,6 +91,8 @@ def read_header(data: bytes, pixels_max: int) -> ImageHeader:
     """
     if data.startswith(_PNG_SIGNATURE):
         return _bounded(_png_header(data), pixels_max)
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return _bounded(_webp_header(data), pixels_max)
     with open_picture(data) as picture:
         return header_of(picture, pixels_max)
 
@@ -140,6 +142,24 @@ def _png_header(data: bytes) -> ImageHeader:
         raise InvalidImage("the PNG header is cut off; send the whole file")
     width, height = struct.unpack_from(">II", data, 16)
     return ImageHeader("PNG", width, height)
+
+
+def _webp_header(data: bytes) -> ImageHeader:
+    """Read the size from the first chunk (RFC 9649, sections 2.5 to 2.7; for "VP8 " RFC 6386, section 9.1).
+
+    Not left to Pillow either: opening a WebP there makes an animation decoder with two whole canvases, 5 ms for
+    12 megapixels.
+    """
+    kind = data[12:16]
+    if kind == b"VP8X" and len(data) >= 30:
+        return ImageHeader("WEBP", 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little"))
+    if kind == b"VP8L" and len(data) >= 25 and data[20] == 0x2F:
+        bits = int.from_bytes(data[21:25], "little")
+        return ImageHeader("WEBP", 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF))
+    if kind == b"VP8 " and len(data) >= 30 and data[23:26] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return ImageHeader("WEBP", width & 0x3FFF, height & 0x3FFF)
+    raise InvalidImage("the WebP header is cut off or corrupt; send the whole file")
 
 
 def _bounded(header: ImageHeader, pixels_max: int) -> ImageHeader:

@@ -8,8 +8,9 @@ Sessions of one variant at two widths do not share weights: the Python API can h
 the CPU provider copies each into its own blocked layout, so the common copy came on top (measured: 32 MiB of
 weights at two widths take 74 MiB without it and 103 MiB with it).
 
-The CPU provider is what was run so far. The options of CUDA, TensorRT and OpenVINO are taken from ONNX Runtime's
-documentation of each provider and are checked as data only.
+The CPU provider is what everything is measured on. OpenVINO (onnxruntime-openvino 1.24) loads and runs with the
+options below. Those of CUDA and TensorRT follow ONNX Runtime's documentation and are checked as data only: they
+have not been run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -169,6 +170,7 @@ def _openvino_options(_: ModelVariant, options: SessionOptions) -> dict[str, str
         "num_of_threads": str(options.threads),
         # One run at a time per worker: latency, not throughput.
         "num_streams": "1",
+        # fp32 means fp32: by itself OpenVINO may choose bfloat16 where the CPU has it.
         "precision": "FP32",
     }
     if options.cache_dir is not None:

@@ -7,7 +7,7 @@ import struct
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -30,6 +30,17 @@ def test_a_cameras_multi_picture_file_is_a_jpeg(encode, corners):
     assert read_header(data, PIXELS_MAX) == ImageHeader("JPEG", 60, 40)
 
 
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0"}, {"save_all": True}])
+@given(width=st.integers(1, 300), height=st.integers(1, 300), transparent=st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_every_kind_of_webp_says_its_size(options, width, height, transparent, encode):
+    """Lossy, lossless, extended and animated WebP have their size in different places; all are read."""
+    picture = Image.new("RGBA" if transparent else "RGB", (width, height), (1, 2, 3, 4) if transparent else (1, 2, 3))
+    if "save_all" in options:
+        options = {"save_all": True, "append_images": [picture.transpose(Image.Transpose.ROTATE_180)]}
+    assert read_header(encode(picture, "WEBP", **options), PIXELS_MAX) == ImageHeader("WEBP", width, height)
+
+
 @pytest.mark.parametrize("format_name", ["PPM", "ICO", "EPS", "JPEG2000", "DDS", "SGI", "ICNS"])
 def test_a_picture_of_another_format_is_unsupported_and_says_what_is(format_name, encode, corners):
     """A real picture of a format that is not served is told apart from rubbish, with the served formats named."""
@@ -44,7 +55,9 @@ def test_formats_that_this_pillow_cannot_write_are_known_by_their_signature(data
         read_header(data, PIXELS_MAX)
 
 
-@pytest.mark.parametrize("data", [b"", b"hello, world", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"{}", b"GIF89a"])
+@pytest.mark.parametrize(
+    "data", [b"", b"hello, world", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"{}", b"GIF89a", b"RIFF\0\0\0\0WEBPVP8 "]
+)
 def test_what_is_not_a_picture_is_an_invalid_image(data):
     """Text, nothing, and bare signatures are refused as invalid."""
     with pytest.raises(InvalidImage):
