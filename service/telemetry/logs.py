@@ -17,8 +17,7 @@ from typing import Any, TextIO
 
 import orjson
 
-request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""The request being served in this context. Front ends bind it (pass `request_id.set`); log lines carry it."""
+_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 # What every record has; anything else on a record came by `extra=` and belongs into the line.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
@@ -35,6 +34,11 @@ class LogFormat(StrEnum):
     AUTO = "auto"
     JSON = "json"
     TEXT = "text"
+
+
+def bind_request_id(request_id: str) -> None:
+    """From here on, log lines written in the current context (a task and those it starts) carry `request_id`."""
+    _request_id.set(request_id)
 
 
 def configure_logging(
@@ -76,7 +80,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": _message(record),
         }
-        if (current := request_id.get()) is not None:
+        if (current := _request_id.get()) is not None:
             line["request_id"] = current
         line |= {name: value for name, value in vars(record).items() if name not in _STANDARD | line.keys()}
         if record.exc_info:
@@ -96,7 +100,7 @@ class TextFormatter(logging.Formatter):
         moment = time.strftime("%H:%M:%S", time.localtime(record.created))
         message = "".join(char if char.isprintable() else repr(char)[1:-1] for char in _message(record))
         line = f"{moment}.{int(record.msecs):03d} {record.levelname:<7} {record.name}: {message}"
-        if (current := request_id.get()) is not None:
+        if (current := _request_id.get()) is not None:
             line += f" [{current}]"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)

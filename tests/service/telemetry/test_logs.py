@@ -19,8 +19,8 @@ from service.telemetry.logs import (
     JsonFormatter,
     LogFormat,
     TextFormatter,
+    bind_request_id,
     configure_logging,
-    request_id,
 )
 
 LOGGERS = ("", "uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
@@ -55,7 +55,7 @@ def as_json(entry: logging.LogRecord) -> dict[str, object]:
 
 def with_request_id(value: str, entry: logging.LogRecord, formatter: logging.Formatter) -> str:
     def run() -> str:
-        request_id.set(value)
+        bind_request_id(value)
         return formatter.format(entry)
 
     return contextvars.copy_context().run(run)

@@ -159,6 +159,7 @@ def test_names_follow_the_conventions(instrument) -> None:
     ours = [name for name in names if not name.startswith(("process_", "python_"))]
     assert all(name.startswith("phiserve_") for name in ours)
     assert not [name for name in ours if re.search(r"_(ms|ns|milliseconds|nanoseconds|percent)(_|$)", name)]
+    assert not [name for name in names if name.endswith("_created")]
     assert content_type.startswith("text/plain; version=0.0.4")
 
 
