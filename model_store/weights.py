@@ -44,7 +44,6 @@ class Weights(Mapping[str, Tensor]):
             array = np.array(tensors[name], dtype=np.float32)
             array.flags.writeable = False
             frozen[name] = array
-        self.architecture = architecture
         self._tensors = MappingProxyType(frozen)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -78,9 +77,9 @@ def from_state_dict(state: Mapping[str, npt.NDArray[np.generic]], architecture: 
     return Weights(renamed, architecture)
 
 
-def to_state_dict(weights: Weights, naming: Naming) -> dict[str, Tensor]:
+def to_state_dict(weights: Weights, architecture: Architecture, naming: Naming) -> dict[str, Tensor]:
     """The tensors under `naming`'s names: the inverse of `from_state_dict`."""
-    return {theirs: weights[ours] for theirs, ours in names(weights.architecture, naming).items()}
+    return {theirs: weights[ours] for theirs, ours in names(architecture, naming).items()}
 
 
 def names(architecture: Architecture, naming: Naming) -> dict[str, str]:
