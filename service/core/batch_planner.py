@@ -72,7 +72,8 @@ class BatchPlanner:
         candidates = self._candidates(situation)
         if not candidates:
             return None
-        price = self.load.price_per_core_ns(situation.now_ns)
+        backlog_core_ns = (len(situation.queue) - 1) * self.menu.cheapest.core_ns_per_image
+        price = self.load.price_per_core_ns(situation.now_ns, backlog_core_ns)
         losses = _QueueLoss(situation, self.menu.cheapest, self.settings.overhead_ns)
         worth = _WorthAlone(self.menu, price)
         best = max(candidates, key=lambda candidate: self._key(candidate, situation, worth, losses))

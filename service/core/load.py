@@ -33,13 +33,16 @@ class LoadSettings:
 
     `window_ns`: time constant of the arrival rate. `budgets_max`: how many recent budgets stand for the mix.
     `utilisation_max`: the share of core time the price leaves offered work to fill; the rest absorbs bursts.
-    `refresh_ns`: how long a solved price is kept.
+    `refresh_ns`: how long a solved price is kept. `warm_up_ns`: the least time the first arrivals are taken to
+    stand for, so that the first two of a burst are not read as a rate.
     """
 
     window_ns: int = NS_PER_S
     budgets_max: int = 128
     utilisation_max: float = 0.9
     refresh_ns: int = 20_000_000
+    warm_up_ns: int = 200_000_000
+    credit_max_ns: int = 100_000_000
     decode_core_ns: int = 0
 
 
@@ -52,13 +55,18 @@ class LoadEstimator:
     settings: LoadSettings = LoadSettings()
     _count: float = 0.0
     _counted_at_ns: int = 0
+    _first_at_ns: int | None = None
     _budgets: deque[int] = field(default_factory=deque)
     _sorted_budgets: list[int] = field(default_factory=list)
-    _price: float = 0.0
+    _prices: tuple[float, float] = (0.0, 0.0)
     _solved_at_ns: int | None = None
+    _credit_ns: float = 0.0
+    _credited_at_ns: int = 0
 
     def observe(self, budget_ns: int, now_ns: int) -> None:
         """Count one arrival that has `budget_ns` left for queue and run."""
+        if self._first_at_ns is None:
+            self._first_at_ns = now_ns
         self._count = self._count * self._decay(now_ns) + 1.0
         self._counted_at_ns = now_ns
         self._budgets.append(budget_ns)
@@ -70,15 +78,39 @@ class LoadEstimator:
 
     def arrivals_per_ns(self, now_ns: int) -> float:
         """Recent arrivals per nanosecond."""
-        return self._count * self._decay(now_ns) / self.settings.window_ns
+        if self._first_at_ns is None:
+            return 0.0
+        # A decayed count underestimates until a window has passed; divide by the weight of the time there was.
+        window_ns = self.settings.window_ns
+        seen_ns = max(now_ns - self._first_at_ns, self.settings.warm_up_ns)
+        weight_ns = window_ns * -math.expm1(-seen_ns / window_ns)
+        return self._count * self._decay(now_ns) / weight_ns
 
-    def price_per_core_ns(self, now_ns: int) -> float:
-        """Top-1 points that a core-nanosecond is worth right now; 0.0 while capacity is plentiful."""
+    def price_per_core_ns(self, now_ns: int, backlog_core_ns: float = 0.0) -> float:
+        """Top-1 points that a core-nanosecond is worth right now; 0.0 while capacity is plentiful.
+
+        The solved price jumps where many requests change their choice at once: just above it they leave cores
+        idle, just below it they want more than there is. Which side applies is decided by credit, the usable
+        core time that has passed minus what runs took: the cheaper side while credit exceeds `backlog_core_ns`,
+        what is waiting already. Over time that mixes both sides in the proportion that fills the cores, and
+        gives the better choices to requests that find the queue short.
+        """
         if self._solved_at_ns is None or now_ns - self._solved_at_ns >= self.settings.refresh_ns:
             self._sorted_budgets = sorted(self._budgets)
-            self._price = self._solve(self.arrivals_per_ns(now_ns))
+            self._prices = self._solve(self.arrivals_per_ns(now_ns))
             self._solved_at_ns = now_ns
-        return self._price
+        below, above = self._prices
+        return below if self._credit(now_ns) > backlog_core_ns else above
+
+    def spend(self, core_ns: int, now_ns: int) -> None:
+        """A run that takes `core_ns` was dispatched."""
+        self._credit_ns = self._credit(now_ns) - core_ns
+        self._credited_at_ns = now_ns
+
+    def _credit(self, now_ns: int) -> float:
+        earned_ns = (now_ns - self._credited_at_ns) * self.workers * self.settings.utilisation_max
+        limit_ns = self.settings.credit_max_ns * self.workers
+        return max(-limit_ns, min(self._credit_ns + earned_ns, limit_ns))
 
     def blocking_loss(self, busy_ns: int, now_ns: int) -> float:
         """Top-1 points expected to be lost to arrivals that find every worker busy for `busy_ns` more.
@@ -96,22 +128,24 @@ class LoadEstimator:
             lost_ns += min(busy_ns, horizon_ns - budget)
         return self.arrivals_per_ns(now_ns) * lost_ns / len(budgets) * cheapest.accuracy
 
-    def _solve(self, arrivals_per_ns: float) -> float:
-        """The lowest price at which the work offered per nanosecond fits the cores."""
+    def _solve(self, arrivals_per_ns: float) -> tuple[float, float]:
+        """The lowest price at which the work offered per nanosecond fits the cores, after the one just below."""
         if not self._sorted_budgets:
-            return 0.0
+            return (0.0, 0.0)
         usable = self.workers * self.settings.utilisation_max - arrivals_per_ns * self.settings.decode_core_ns
         options = self._options()
         sample = self._sorted_budgets[:: max(1, len(self._sorted_budgets) // 16)]
         limits = [[o for o in options if o[2] <= budget] or [options[-1]] for budget in sample]
-        for price in self._prices(options):
+        below = 0.0
+        for price in self._steps(options):
             demand = 0.0
             for allowed in limits:
                 demand += max(allowed, key=lambda o: o[0] - price * o[1])[1]
             if arrivals_per_ns * demand / len(limits) <= usable:
-                return price
+                return (below, price)
+            below = price
         cheapest = options[-1]
-        return cheapest[0] / cheapest[1]
+        return (cheapest[0] / cheapest[1],) * 2
 
     def _options(self) -> list[tuple[float, float, int]]:
         """(accuracy, core ns per image, single-image latency) of each choice, most accurate first."""
@@ -120,7 +154,7 @@ class LoadEstimator:
         return sorted(options, key=lambda o: -o[1])
 
     @staticmethod
-    def _prices(options: list[tuple[float, float, int]]) -> list[float]:
+    def _steps(options: list[tuple[float, float, int]]) -> list[float]:
         """Prices at which some pair of choices changes order, rising from 0: demand only changes there."""
         steps = {0.0}
         for accuracy, cost, _ in options:

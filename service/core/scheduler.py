@@ -289,6 +289,7 @@ class Scheduler:
             if request.policy.on_miss is OnMiss.REJECT:
                 heapq.heappush(self._timers, (request.deadline_ns, request_id))
         self._runs[workers[0]] = run
+        self._planner.load.spend(plan.latency_ns * plan.threads, now_ns)
         return Dispatch(workers, plan)
 
     def _next_timer_ns(self) -> int | None:

@@ -49,8 +49,9 @@ def load_or_calibrate(
     thread_widths: Sequence[int],
     clock: Clock,
     progress: Progress = lambda _done, _total, _label: None,
+    force: bool = False,
 ) -> MachineProfile:
-    """The cached profile of `entries` if it still holds, else one measured now and cached.
+    """The cached profile of `entries` if it still holds and not `force`, else one measured now and cached.
 
     Raises:
         ValueError, Exception: as `calibrate`.
@@ -64,7 +65,7 @@ def load_or_calibrate(
         thread_widths=tuple(thread_widths),
     )
     path = profile_path(store_root, wanted)
-    cached = _read(path)
+    cached = "it was asked for" if force else _read(path)
     if isinstance(cached, MachineProfile):
         reason = why_stale(cached, wanted)
         if reason is None:

@@ -1,0 +1,206 @@
+"""The server's commands: `serve`, `profile`, and `store evaluate`, which runs models as the server does.
+
+The flags of `serve` are made from `Settings`, so that a setting exists on every way in or on none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import logging
+import typing
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from model_store.store_root import default_store_root
+from service.profile_report import explain_menu
+from service.settings import ProviderName, Settings, SettingsError, environment_variable, flag, knobs
+
+NS_PER_MS = 1_000_000
+
+StoreOption = Annotated[Path | None, typer.Option("--store", help="The store's folder.", show_default=False)]
+
+_SERVE_HELP = """Serve the model store over REST.
+
+Loads and warms every variant, measures each on this machine (cached per machine, model and runtime), and only
+then takes requests. SIGTERM or Ctrl-C drains: no request in service is lost.
+"""
+
+
+def add_server_commands(app: typer.Typer) -> None:
+    """Add `serve` and `profile` to the root command."""
+    app.command("serve", help=_SERVE_HELP)(serve_command)
+    app.command("profile")(profile)
+
+
+def _with_flags_of_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
+    """A command whose options are the fields of `Settings`, each with its flag, variable, help and bounds."""
+
+    def call(**values: Any) -> None:
+        values["variants"] = tuple(values["variants"] or ())
+        try:
+            settings = Settings(**values)
+        except SettingsError as error:
+            raise _fail(str(error)) from error
+        command(settings)
+
+    hints = typing.get_type_hints(Settings)
+    parameters = []
+    for field in dataclasses.fields(Settings):
+        knob = knobs()[field.name]
+        kind: Any = list[str] if field.name == "variants" else hints[field.name]
+        names = ["--variant"] if field.name == "variants" else [flag(field.name)]
+        option = typer.Option(
+            *names, help=knob.help, envvar=environment_variable(field.name), min=knob.low, max=knob.high
+        )
+        default = None if field.name == "variants" else _default(field)
+        parameters.append(
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+            )
+        )
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # typer reads it; mypy has no field
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _fail(message: str) -> typer.Exit:
+    typer.echo(f"phiserve: {message}", err=True)
+    return typer.Exit(2)
+
+
+@contextlib.contextmanager
+def _stages(console: Console) -> Generator[Callable[[str, int, int], None]]:
+    """A progress bar for each stage that is reported, in the order in which they begin."""
+    with Progress(
+        TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    ) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=total)
+            progress.update(tasks[stage], completed=done, total=total)
+
+        yield show
+
+
+def _serve(settings: Settings) -> None:
+    from service.app import StartError, bind, build_server, run_server  # noqa: PLC0415 - loads ONNX Runtime and FastAPI
+    from service.telemetry.logs import LogFormat, configure_logging  # noqa: PLC0415 - as above
+
+    configure_logging(level=logging.getLevelName(settings.log_level.upper()), log_format=LogFormat(settings.log_format))
+    console = Console(stderr=True)
+    try:
+        listener = bind(settings)
+        with _stages(console) as show:
+            server = build_server(settings, show)
+    except StartError as error:
+        raise _fail(str(error)) from error
+
+    def announce(url: str) -> None:
+        typer.echo(
+            f"phiserve serves {', '.join(row.variant.name for row in server.engine.variants())} on {url}\n"
+            f"  curl --data-binary @photo.jpg '{url}/classify?budget_ms=50'\n"
+            f"  {url}/docs shows the API, {url}/variants what each budget gets"
+        )
+
+    run_server(server, listener, announce)
+
+
+def profile(
+    *,
+    store: StoreOption = None,
+    provider: Annotated[ProviderName, typer.Option(help="ONNX Runtime execution provider.")] = "auto",
+    allow_untrained: Annotated[bool, typer.Option(help="Also profile untrained variants.")] = False,
+    force: Annotated[bool, typer.Option(help="Measure again, even if the cached profile is current.")] = False,
+    explain: Annotated[bool, typer.Option(help="Also say what the numbers mean for budgets and load.")] = False,
+) -> None:
+    """Measure every variant on this machine, as `serve` does at its first start, and print the table."""
+    from service.app import StartError, profile_store  # noqa: PLC0415 - loads ONNX Runtime
+
+    settings = Settings(store=store or default_store_root(), provider=provider, allow_untrained=allow_untrained)
+    try:
+        with _stages(Console(stderr=True)) as show:
+            measured, menu = profile_store(settings, show, force=force)
+    except StartError as error:
+        raise _fail(str(error)) from error
+    console = Console()
+    table = Table(
+        "variant", "top-1 %", "threads", "batch", "ms", "ms an image", title=f"{measured.machine}, {measured.runtime}"
+    )
+    for choice in menu.choices:
+        top1 = "untrained" if choice.variant.top1 is None else f"{choice.variant.top1:.1f}"
+        for point in choice.profile.points:
+            ms = point.latency_ns / NS_PER_MS
+            cells = (str(choice.threads), str(point.batch_size), f"{ms:.1f}", f"{ms / point.batch_size:.1f}")
+            table.add_row(choice.variant.name, top1, *cells)
+    console.print(table)
+    if explain:
+        for line in explain_menu(measured, menu):
+            console.print(line)
+
+
+def evaluate(
+    images: Annotated[Path, typer.Option(help="Folder of labelled photographs, named NNN_name.jpg by class index.")],
+    variants: Annotated[list[str] | None, typer.Argument(help="Default: all of the store.", show_default=False)] = None,
+    *,
+    store: StoreOption = None,
+    record: Annotated[
+        bool, typer.Option(help="Write the figures into the store. A published figure stays the one routed by.")
+    ] = False,
+    replace_published: Annotated[bool, typer.Option(help="With --record: replace published figures too.")] = False,
+) -> None:
+    """Measure top-1 and top-5 on labelled photographs, through the same decode, crop and run as a served request."""
+    from model_store.builder import record_accuracy  # noqa: PLC0415 - numpy comes with it
+    from model_store.catalogue import Catalogue, StoreError  # noqa: PLC0415 - as above
+    from model_store.manifest import Accuracy  # noqa: PLC0415 - as above
+    from service import evaluation  # noqa: PLC0415 - loads ONNX Runtime
+    from service.runtime.session import SessionError  # noqa: PLC0415 - as above
+
+    root = store or default_store_root()
+    try:
+        catalogue = Catalogue.open(root)
+        with _stages(Console(stderr=True)) as show:
+            results = evaluation.evaluate(
+                catalogue, images, variants, progress=lambda done, total, _label: show("evaluating", done, total)
+            )
+        table = Table("variant", "trained", "images", "top-1 %", "top-5 %", "published top-1 %")
+        for result in results:
+            entry = catalogue.entries[result.variant]
+            published = entry.manifest.accuracy.top1 if entry.manifest.accuracy.source == "published" else None
+            table.add_row(
+                result.variant,
+                "yes" if entry.variant.trained else "no",
+                str(result.images),
+                f"{result.top1:.1f}",
+                f"{result.top5:.1f}",
+                "" if published is None else f"{published:.1f}",
+            )
+            if record:
+                detail = f"evaluated on {result.images} photographs of {images.name}"
+                accuracy = Accuracy(result.top1, result.top5, "evaluated", detail, result.images)
+                record_accuracy(root, result.variant, accuracy, replace_published=replace_published)
+    except (StoreError, SessionError, evaluation.EvaluationError) as error:
+        raise _fail(str(error)) from error
+    Console().print(table)
+    for result in results:
+        for reason in result.unreadable:
+            typer.echo(f"not counted: {reason}", err=True)
+
+
+serve_command = _with_flags_of_settings(_serve)
+"""The command behind `phiserve serve`, with a flag for every setting."""
