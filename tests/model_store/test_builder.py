@@ -1,15 +1,18 @@
 """builder.py: from weights to a store that opens, the same bytes every time, and nothing done twice."""
 
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import safetensors.numpy
 
+from model_store import builder
 from model_store.architecture import build_architecture
 from model_store.builder import BuildRequest, build_store, build_variant, record_accuracy
 from model_store.catalogue import Catalogue, StoreError
@@ -209,3 +212,17 @@ def test_a_recorded_accuracy_survives_an_up_to_date_build(tmp_path):
     (outcome,) = build_store(tmp_path / "store", [request])
     assert not outcome.built
     assert outcome.manifest.accuracy == MEASURED
+
+
+def test_the_recipe_knows_all_code_that_shapes_a_graph():
+    """Every module that reading weights and building a graph leads to counts as part of the recipe."""
+    package = Path(builder.__file__).parent
+    pending, reached = ["onnx_graph.py", "weights.py", "checkpoint.py"], set()
+    while pending:
+        module = pending.pop()
+        reached.add(module)
+        imported = re.findall(r"^ *(?:from|import) model_store\.(\w+)", (package / module).read_text(), re.MULTILINE)
+        pending += [f"{name}.py" for name in imported if f"{name}.py" not in reached]
+    assert not reached & builder._MODULES_WITHOUT_EFFECT
+    assert {"architecture.py", "torch_pickle.py"} <= reached
+    assert all((package / module).exists() for module in builder._MODULES_WITHOUT_EFFECT)
