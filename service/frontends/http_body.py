@@ -130,7 +130,6 @@ class _PartCollector:
 
     def finish(self) -> tuple[bytes | ImageTooLarge, ...]:
         """All images, once the body has been fed whole."""
-        self._parser.finalize()
         if not self._complete:
             raise InvalidImage("the multipart body is empty or ends before its closing boundary")
         if not self._images:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -149,6 +150,22 @@ def test_a_part_over_its_bound_leaves_its_neighbours_alone() -> None:
     assert (first, third) == (b"a", b"c")
     assert isinstance(second, ImageTooLarge)
     assert "at most 100 bytes" in second.detail
+
+
+def test_what_exceeds_a_parts_bound_is_not_kept() -> None:
+    """A part of megabytes is read over without being held: memory stays near the bound, not near the body."""
+    limits = BodyLimits(image_bytes_max=1000, body_bytes_max=20_000_000, images_max=1)
+    chunk = b"x" * 100_000
+    opening, closing = form(b"").split(b"\r\n\r\n")
+    upload = Upload([opening + b"\r\n\r\n", *[chunk] * 100, closing], MULTIPART)
+    tracemalloc.start()
+    try:
+        (result,) = upload.read(limits)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert isinstance(result, ImageTooLarge)
+    assert peak_bytes < 10 * len(chunk)
 
 
 def test_too_many_parts_are_refused() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from service.core.engine import Readiness
 from service.core.request import OnMiss, RequestOptions, RoutingPolicy
 from service.errors import InvalidImage, NotReady, Overloaded, UnknownVariant
-from tests.fakes.engine import ScriptedEngine
+from tests.fakes.engine import ScriptedEngine, classification
 from tests.fakes.menus import MS
 
 FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
@@ -37,6 +37,17 @@ def test_an_answer_has_the_fields_of_the_wire(client) -> None:
         "batch_size": 3,
         "degraded_from": None,
     }
+
+
+def test_an_answer_hides_none_of_its_weaknesses(client, engine) -> None:
+    """Untrained weights, unknown accuracy, missing WordNet ids, a missed budget and degradation all show."""
+    engine.answers[b"image"] = classification(
+        name="b3", trained=False, top1=None, wnids=False, budget_met=False, degraded_from="b4"
+    )
+    answer = client.post("/classify", content=b"image").json()
+    assert (answer["variant"]["name"], answer["variant"]["trained"], answer["variant"]["top1"]) == ("b3", False, None)
+    assert answer["predictions"][0]["wnid"] is None
+    assert (answer["budget_met"], answer["degraded_from"]) == (False, "b4")
 
 
 def test_the_timings_go_out_as_server_timing(client) -> None:
