@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from model_store.cli import store_app
 
+from model_store.cli import store_app
 from phiserve import __version__
 from phiserve.classify import classify
 from service.cli import add_server_commands, evaluate

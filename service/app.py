@@ -13,12 +13,12 @@ import signal
 import socket
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import uvicorn
 
 from model_store.catalogue import Catalogue, CatalogueEntry, StoreError
 from model_store.latency_profile import MachineProfile
-from phiserve import __version__
 from service.core.batch_planner import BatchPlanner, PlannerSettings
 from service.core.clock import MonotonicClock
 from service.core.deadline_queue import DeadlineQueue
@@ -105,7 +105,7 @@ def build_server(settings: Settings, progress: Progress) -> Server:
         planned = {(choice.variant.name, choice.threads): choice.batch_sizes for choice in menu.choices}
         workers.warm(planned, lambda done, total, _: progress("warming", done, total))
     decoder = PillowDecoder(settings.decode_threads or cores, settings.admitted_max, settings.image_pixels_max)
-    instrument = PrometheusInstrument(create_registry(__version__))
+    instrument = PrometheusInstrument(create_registry(version("phiserve")))
     served = {name: ServedVariant(entry.manifest, entry.labels, routable=True) for name, entry in entries.items()}
     engine = Engine(
         scheduler=_build_scheduler(settings, machine, menu, profile),
@@ -286,11 +286,12 @@ async def _serve(server: Server, listener: socket.socket, announce: Callable[[st
         engine,
         limits=RestLimits(
             image_bytes_max=settings.image_bytes_max,
+            body_bytes_max=settings.body_bytes_max,
             images_per_request_max=settings.images_per_request_max,
             top_k_max=settings.top_k_max,
         ),
         metrics_page=server.instrument.metrics_page,
-        version=__version__,
+        version=version("phiserve"),
         bind_request_id=bind_request_id,
     )
     http = _Http(

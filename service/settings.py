@@ -77,6 +77,7 @@ class Settings:
         int, Knob("The same for one client address, so that a flood leaves room for others.", 1, 100_000)
     ] = 256
     image_bytes_max: Annotated[int, Knob("Largest encoded image, in bytes.", 1, 1024**3)] = 20 * 1024**2
+    body_bytes_max: Annotated[int, Knob("Largest body of a multipart request, in bytes.", 1, 2**31)] = 64 * 1024**2
     image_pixels_max: Annotated[int, Knob("Largest image, in pixels.", 1, 1_000_000_000)] = 50_000_000
     images_per_request_max: Annotated[int, Knob("Most images in one multipart request.", 1, 256)] = 16
     top_k_max: Annotated[int, Knob("Most classes a request may ask for.", 1, 10_000)] = 100
@@ -105,6 +106,11 @@ class Settings:
             raise SettingsError(
                 f"{flag('budget_ms_default')} ({self.budget_ms_default:g}) is above {flag('budget_ms_max')} "
                 f"({self.budget_ms_max:g}); raise the maximum or lower the default"
+            )
+        if self.body_bytes_max < self.image_bytes_max:
+            raise SettingsError(
+                f"{flag('body_bytes_max')} ({self.body_bytes_max}) is below {flag('image_bytes_max')} "
+                f"({self.image_bytes_max}); an allowed image would not fit"
             )
         if self.admitted_max < self.queue_size_max:
             raise SettingsError(

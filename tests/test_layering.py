@@ -61,7 +61,8 @@ rule(
     {"prometheus_client"},
 )
 rule("service.evaluation", {"service.runtime", "service.errors", "model_store"}, {"numpy"})
-rule("service.app", {"service", "model_store"}, {"uvicorn"})
+rule("service.profile_report", {"service.core", "model_store.latency_profile"})
+rule("service.app", {"service", "model_store"}, {"uvicorn", "uvloop"})
 rule("service.cli", {"service", "model_store"}, {"typer", "rich"})
 rule("service.__main__", {"service"}, {"typer"})
 rule("phiserve", {"phiserve"}, {"httpx", "orjson", "typer", "rich"})

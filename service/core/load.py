@@ -16,11 +16,11 @@ Deterministic: the same observations give the same numbers. Reads no clock.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from service.core.arrival_rate import ArrivalRate
 from service.core.menu import Menu
 from service.core.request import DEFAULT_POLICY
 
@@ -33,58 +33,51 @@ class LoadSettings:
 
     `window_ns`: time constant of the arrival rate. `budgets_max`: how many recent budgets stand for the mix.
     `utilisation_max`: the share of core time the price leaves offered work to fill; the rest absorbs bursts.
-    `refresh_ns`: how long a solved price is kept. `warm_up_ns`: the least time the first arrivals are taken to
-    stand for, so that the first two of a burst are not read as a rate.
+    `refresh_ns`: how long a solved price is kept. `prior_ns`: quiet time assumed before the first arrival, so that
+    the first two of a burst are not read as a rate. `credit_max_ns`: core time, per worker, that can be saved up.
+    `decode_core_ns`: core time each request takes from the workers before its run.
     """
 
     window_ns: int = NS_PER_S
     budgets_max: int = 128
     utilisation_max: float = 0.9
     refresh_ns: int = 20_000_000
-    warm_up_ns: int = 200_000_000
+    prior_ns: int = 50_000_000
     credit_max_ns: int = 100_000_000
     decode_core_ns: int = 0
 
 
-@dataclass(slots=True)
-class LoadEstimator:
-    """Learns from arrivals; answers with a price and a blocking loss."""
+DEFAULT_SETTINGS = LoadSettings()
 
-    menu: Menu
-    workers: int
-    settings: LoadSettings = LoadSettings()
-    _count: float = 0.0
-    _counted_at_ns: int = 0
-    _first_at_ns: int | None = None
-    _budgets: deque[int] = field(default_factory=deque)
-    _sorted_budgets: list[int] = field(default_factory=list)
-    _prices: tuple[float, float] = (0.0, 0.0)
-    _solved_at_ns: int | None = None
-    _credit_ns: float = 0.0
-    _credited_at_ns: int = 0
+
+class LoadEstimator:
+    """Learns from arrivals and runs; answers with a price and a blocking loss."""
+
+    def __init__(self, menu: Menu, workers: int, settings: LoadSettings = DEFAULT_SETTINGS) -> None:
+        """Nothing seen yet: core time is free."""
+        self.menu = menu
+        self.workers = workers
+        self.settings = settings
+        self._rate = ArrivalRate(settings.window_ns, settings.prior_ns)
+        self._budgets: deque[int] = deque(maxlen=settings.budgets_max)
+        self._sorted_budgets: list[int] = []
+        self._prices = (0.0, 0.0)
+        self._solved_at_ns: int | None = None
+        self._credit_ns = 0.0
+        self._credited_at_ns = 0
 
     def observe(self, budget_ns: int, now_ns: int) -> None:
         """Count one arrival that has `budget_ns` left for queue and run."""
-        if self._first_at_ns is None:
-            self._first_at_ns = now_ns
-        self._count = self._count * self._decay(now_ns) + 1.0
-        self._counted_at_ns = now_ns
+        self._rate.arrival(now_ns)
         self._budgets.append(budget_ns)
-        if len(self._budgets) > self.settings.budgets_max:
-            self._budgets.popleft()
 
-    def _decay(self, now_ns: int) -> float:
-        return math.exp(-max(0, now_ns - self._counted_at_ns) / self.settings.window_ns)
+    def running(self, now_ns: int, *, anything: bool) -> None:
+        """From `now_ns` on a run is in progress, or none is any more."""
+        self._rate.running(now_ns, anything=anything)
 
     def arrivals_per_ns(self, now_ns: int) -> float:
         """Recent arrivals per nanosecond."""
-        if self._first_at_ns is None:
-            return 0.0
-        # A decayed count underestimates until a window has passed; divide by the weight of the time there was.
-        window_ns = self.settings.window_ns
-        seen_ns = max(now_ns - self._first_at_ns, self.settings.warm_up_ns)
-        weight_ns = window_ns * -math.expm1(-seen_ns / window_ns)
-        return self._count * self._decay(now_ns) / weight_ns
+        return self._rate.per_ns(now_ns)
 
     def price_per_core_ns(self, now_ns: int, backlog_core_ns: float = 0.0) -> float:
         """Top-1 points that a core-nanosecond is worth right now; 0.0 while capacity is plentiful.
@@ -140,7 +133,7 @@ class LoadEstimator:
         for price in self._steps(options):
             demand = 0.0
             for allowed in limits:
-                demand += max(allowed, key=lambda o: o[0] - price * o[1])[1]
+                demand += max(allowed, key=lambda o: (o[0] - price * o[1], -o[1]))[1]
             if arrivals_per_ns * demand / len(limits) <= usable:
                 return (below, price)
             below = price

@@ -170,6 +170,7 @@ class Scheduler:
         run = self._runs.pop(worker)
         self._idle.extend(run.workers)
         self._idle.sort()
+        self._planner.load.running(now_ns, anything=bool(self._runs))
         settled: list[Action] = []
         for request_id, request in run.wanted.items():
             del self._run_of_request[request_id]
@@ -289,6 +290,7 @@ class Scheduler:
             if request.policy.on_miss is OnMiss.REJECT:
                 heapq.heappush(self._timers, (request.deadline_ns, request_id))
         self._runs[workers[0]] = run
+        self._planner.load.running(now_ns, anything=True)
         self._planner.load.spend(plan.latency_ns * plan.threads, now_ns)
         return Dispatch(workers, plan)
 

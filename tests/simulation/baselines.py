@@ -79,7 +79,9 @@ class MaxBatchPlanner(_Baseline):
         if not situation.idle or not len(situation.queue):
             return None
         slack_ns = self._slack_ns(situation)
-        sizes = [(self._largest(situation, choice, slack_ns), choice.accuracy, choice) for choice in self._usable(situation)]
+        sizes = [
+            (self._largest(situation, choice, slack_ns), choice.accuracy, choice) for choice in self._usable(situation)
+        ]
         size, _, choice = max(sizes, key=lambda row: row[:2], default=(0, 0.0, None))
         return self._take(situation, choice, size) if size and choice else None
 

@@ -47,9 +47,7 @@ def upper_bound(menu: Menu, workers: int, arrivals: list[Arrival], slot_ns: int 
                 rows.append((work_row + index, len(value), -1.0))
                 rows.append((slot_row + slot - first_slot, len(value), 1.0))
                 value.append(0.0)
-    limits = np.concatenate(
-        [np.ones(len(arrivals)), np.zeros(len(arrivals)), np.full(slots, workers * slot_ns / 1e6)]
-    )
+    limits = np.concatenate([np.ones(len(arrivals)), np.zeros(len(arrivals)), np.full(slots, workers * slot_ns / 1e6)])
     at, of, factor = zip(*rows, strict=True)
     matrix = coo_matrix((factor, (at, of)), shape=(len(limits), len(value))).tocsr()
     solved = linprog(-np.array(value), A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs")

@@ -29,6 +29,7 @@ def plan(
     for request_id, budget_ms in enumerate(budgets_ms, start=1):
         queue.push(QueuedRequest(request_id, NOW_NS, NOW_NS + round(budget_ms * MS)))
     load = LoadEstimator(menu, idle + len(free_ms))
+    load.running(NOW_NS - 3_000 * MS, anything=True)
     for step in range(int(rate_per_s * 3)):
         load.observe(200 * MS, NOW_NS - 3_000 * MS + int(step * 1e9 / rate_per_s))
     planner = BatchPlanner(menu, load, PlannerSettings(batch_size_max, overhead_ns=0))
@@ -64,7 +65,7 @@ def test_an_idle_neighbour_takes_the_queue() -> None:
 
 def test_arrival_rate_alone_pulls_the_choice_down() -> None:
     """With an empty queue but a rate the large variant could not carry, a cheaper one is chosen in advance."""
-    calm, busy = plan(cpu_menu(), [500], rate_per_s=2), plan(cpu_menu(), [500], rate_per_s=70)
+    calm, busy = plan(cpu_menu(), [500], rate_per_s=2), plan(cpu_menu(), [500], rate_per_s=120)
     assert calm is not None
     assert busy is not None
     assert (calm.variant, busy.variant) == ("large", "small")

@@ -15,6 +15,7 @@ def fed(rate_per_s: float, budget_ms: float = 500, workers: int = 1, seconds: in
     estimator = LoadEstimator(cpu_menu(), workers)
     gap_ns = round(NS_PER_S / rate_per_s)
     now_ns = 0
+    estimator.running(now_ns, anything=True)
     for _ in range(round(rate_per_s * seconds)):
         now_ns += gap_ns
         estimator.observe(round(budget_ms * MS), now_ns)
@@ -31,13 +32,26 @@ def test_no_traffic_no_price() -> None:
 
 @pytest.mark.parametrize("rate_per_s", [20, 100, 700])
 def test_the_rate_converges_to_the_arrivals(rate_per_s: float) -> None:
-    """After several windows the estimate is within 5 % of the true rate."""
+    """After several windows the estimate is within 10 % of the true rate."""
     estimator, now_ns = fed(rate_per_s)
-    assert estimator.arrivals_per_ns(now_ns) * NS_PER_S == pytest.approx(rate_per_s, rel=0.05)
+    assert estimator.arrivals_per_ns(now_ns) * NS_PER_S == pytest.approx(rate_per_s, rel=0.1)
+
+
+def test_a_client_that_waits_for_its_answers_offers_no_competing_load() -> None:
+    """Arrivals that only come when nothing runs are no reason to save capacity, however many they are."""
+    estimator = LoadEstimator(cpu_menu(), 1)
+    now_ns = 0
+    for _ in range(200):
+        estimator.observe(500 * MS, now_ns)
+        estimator.running(now_ns, anything=True)
+        now_ns += 50 * MS
+        estimator.running(now_ns, anything=False)
+    assert estimator.arrivals_per_ns(now_ns) == 0
+    assert estimator.price_per_core_ns(now_ns) == 0
 
 
 def test_the_rate_falls_when_traffic_stops() -> None:
-    """Three windows after the last arrival the rate is down to a twentieth."""
+    """Three windows of running without an arrival bring the rate down to a twentieth."""
     estimator, now_ns = fed(100)
     later_ns = now_ns + 3 * LoadSettings().window_ns
     assert estimator.arrivals_per_ns(later_ns) * NS_PER_S == pytest.approx(100 * 0.05, rel=0.1)

@@ -39,6 +39,17 @@ def test_idle_server_uses_the_most_accurate_variant_that_fits() -> None:
         assert dispatched(actions) == [(expected, (1,))]
 
 
+def test_a_client_that_waits_for_each_answer_is_never_degraded() -> None:
+    """Requests sent one after the other, hasty ones among them, each get the most accurate variant that fits."""
+    machine = scheduler(cpu_menu())
+    now_ns = START_NS
+    for request_id, (budget_ms, expected) in enumerate([(20, "medium"), (1000, "large")] * 40, start=1):
+        made = QueuedRequest(request_id, now_ns, now_ns + budget_ms * MS)
+        assert dispatched(machine.submit(made, now_ns)) == [(expected, (request_id,))]
+        now_ns += 50 * MS
+        machine.worker_idle(0, now_ns)
+
+
 def test_overhead_is_part_of_the_budget() -> None:
     """The time from run to written answer is taken off the slack before a variant is chosen."""
     actions = scheduler(cpu_menu(), overhead_ns=MS).submit(request(1, 50), START_NS)

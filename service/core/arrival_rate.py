@@ -1,0 +1,72 @@
+"""How often requests arrive, as a rate that forgets: overall, and while something is running.
+
+The second is the one to plan by. For traffic that knows nothing of the server both are the same, since Poisson
+arrivals see time averages. But a client that sends its next request only when it has its answer never arrives
+while its own request runs: it offers work without ever competing for a worker, and must not make the server
+save capacity for it. Reads no clock.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+class DecayedRate:
+    """Events per exposed nanosecond, both forgotten with time constant `window_ns`.
+
+    `prior_ns` of exposure without an event are assumed beforehand, so that the first event is not yet a rate.
+    """
+
+    def __init__(self, window_ns: int, prior_ns: int) -> None:
+        """Nothing seen yet."""
+        self._window_ns = window_ns
+        self._prior_ns = prior_ns
+        self._count = 0.0
+        self._exposure_ns = 0.0
+        self._at_ns: int | None = None
+
+    def advance(self, now_ns: int, *, exposed: bool) -> None:
+        """Time has passed until `now_ns`; events could be seen in it if `exposed`."""
+        if self._at_ns is None:
+            self._at_ns = now_ns
+        passed_ns = max(0, now_ns - self._at_ns)
+        kept = math.exp(-passed_ns / self._window_ns)
+        self._count *= kept
+        self._exposure_ns *= kept
+        if exposed:
+            self._exposure_ns += self._window_ns * (1.0 - kept)
+        self._at_ns = max(now_ns, self._at_ns)
+
+    def count(self) -> None:
+        """An event happened at the time last advanced to."""
+        self._count += 1.0
+
+    @property
+    def per_ns(self) -> float:
+        """Events per nanosecond of exposure."""
+        return self._count / (self._exposure_ns + self._prior_ns)
+
+
+class ArrivalRate:
+    """The arrival rate a planner should reckon with; told of arrivals, and of workers becoming busy and idle."""
+
+    def __init__(self, window_ns: int, prior_ns: int) -> None:
+        """`window_ns`: time constant. `prior_ns`: quiet time assumed beforehand."""
+        self._while_running = DecayedRate(window_ns, prior_ns)
+        self._running = False
+
+    def arrival(self, now_ns: int) -> None:
+        """A request arrived."""
+        self._while_running.advance(now_ns, exposed=self._running)
+        if self._running:
+            self._while_running.count()
+
+    def running(self, now_ns: int, *, anything: bool) -> None:
+        """From `now_ns` on a run is in progress, or none is any more."""
+        self._while_running.advance(now_ns, exposed=self._running)
+        self._running = anything
+
+    def per_ns(self, now_ns: int) -> float:
+        """Arrivals per nanosecond while something runs."""
+        self._while_running.advance(now_ns, exposed=self._running)
+        return self._while_running.per_ns

@@ -1,0 +1,67 @@
+"""Rates that forget."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from service.core.arrival_rate import ArrivalRate, DecayedRate
+
+NS_PER_S = 1_000_000_000
+
+
+def test_a_steady_stream_gives_its_rate() -> None:
+    """After several windows the rate is that of the stream, less the share of the prior."""
+    rate = DecayedRate(NS_PER_S, prior_ns=NS_PER_S // 20)
+    for step in range(2000):
+        rate.advance(step * 5_000_000, exposed=True)
+        rate.count()
+    assert rate.per_ns * NS_PER_S == pytest.approx(200, rel=0.06)
+
+
+def test_one_event_is_not_yet_a_rate() -> None:
+    """A first event right at the start is weighed against the prior's quiet time, not against nothing."""
+    rate = DecayedRate(NS_PER_S, prior_ns=NS_PER_S // 10)
+    rate.advance(0, exposed=True)
+    rate.count()
+    assert rate.per_ns * NS_PER_S == pytest.approx(10)
+
+
+def test_unexposed_time_only_forgets() -> None:
+    """Time in which no event could be seen changes the rate by no more than the weight of the prior."""
+    rate = DecayedRate(NS_PER_S, prior_ns=1000)
+    for step in range(1000):
+        rate.advance(step * 10_000_000, exposed=True)
+        rate.count()
+    before = rate.per_ns
+    rate.advance(10 * NS_PER_S + NS_PER_S, exposed=False)
+    assert rate.per_ns == pytest.approx(before, rel=0.02)
+
+
+def test_time_never_runs_backwards() -> None:
+    """An observation that is older than the last one counts at the last one's time."""
+    rate = DecayedRate(NS_PER_S, prior_ns=NS_PER_S)
+    rate.advance(1000, exposed=True)
+    rate.advance(500, exposed=True)
+    rate.count()
+    assert rate.per_ns > 0
+
+
+def test_independent_arrivals_are_seen_at_their_rate_while_running() -> None:
+    """Poisson arrivals at a server that runs a third of the time are estimated at their full rate."""
+    rng = random.Random(3)
+    rate = ArrivalRate(20 * NS_PER_S, prior_ns=NS_PER_S // 20)
+    events = [(int(step * 30e6), "on") for step in range(2000)] + [
+        (int(step * 30e6 + 10e6), "off") for step in range(2000)
+    ]
+    now_s = 0.0
+    while now_s < 60:
+        now_s += rng.expovariate(50)
+        events.append((int(now_s * 1e9), "arrival"))
+    for at_ns, kind in sorted(events):
+        if kind == "arrival":
+            rate.arrival(at_ns)
+        else:
+            rate.running(at_ns, anything=kind == "on")
+    assert rate.per_ns(60 * NS_PER_S) * NS_PER_S == pytest.approx(50, rel=0.15)
