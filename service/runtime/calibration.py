@@ -5,16 +5,19 @@ under the contention that a loaded server has: a width of t threads is timed wit
 as the workers allow (floor(workers / t)), all started together. On two workers that makes two one-thread runs,
 which share caches and memory bandwidth, or one two-thread run. The figure is a high quantile over all of them,
 as deadlines are kept by what a run may take and not by its mean; on an idle server runs are a little faster than
-their profile. Decoding takes turns with the workers on the same cores and is timed alone.
+their profile. Points are timed in turn, over and over, so that a disturbance from outside touches a few runs of
+many points and not all runs of one; and each run finds the caches as another variant left them, as in service.
+Decoding takes turns with the workers on the same cores and is timed alone.
 
 Keeps no file; `profile_cache.py` does.
 """
 
 from __future__ import annotations
 
+import itertools
 import queue
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from model_store.catalogue import CatalogueEntry
 from model_store.latency_profile import SCHEMA_VERSION, LatencyPoint, LatencyProfile, MachineProfile, StageCost
@@ -35,7 +38,7 @@ QUANTILE = 0.9
 """Share of the timed runs that are within the figure."""
 
 POINT_NS = 400_000_000
-"""Time spent on one point, once it has `ROUNDS_MIN` rounds."""
+"""Time spent on one point in all, once it has `ROUNDS_MIN` rounds."""
 
 ROUNDS_MIN = 3
 ROUNDS_MAX = 20
@@ -85,10 +88,7 @@ def calibrate(
     progress(0, steps, "decode")
     decode = _decode_cost(variants, clock)
     bench = _Bench(pool, _picture_for(variants), clock)
-    latencies = []
-    for index, key in enumerate(keys):
-        report = _offset(progress, 1 + index * len(batch_sizes), steps)
-        latencies.append(bench.profile(key, batch_sizes, report))
+    points = bench.measure(keys, batch_sizes, lambda done, label: progress(1 + done, steps, label))
     progress(steps, steps, "profiled")
     return MachineProfile(
         schema_version=SCHEMA_VERSION,
@@ -96,10 +96,15 @@ def calibrate(
         runtime=runtime_name(pool.sessions[keys[0]].provider),
         workers=pool.count,
         model_sha256={name: entry.manifest.files[MODEL_FILE].sha256 for name, entry in entries.items()},
-        latencies=tuple(latencies),
+        latencies=tuple(_profile(key, [point for point in points if point.key == key]) for key in keys),
         decode=decode,
         overhead_ns=2 * quantile(bench.hops_ns) + ANSWER_NS,  # decoder to event loop, and worker to event loop
     )
+
+
+def predicted_ns(latency_ns: int, batch_size: int, following: int) -> int:
+    """What a run of `following` images should take if images cost the same each; larger batches save, if anything."""
+    return latency_ns * following // batch_size
 
 
 def _check_points(pool: WorkerPool, batch_sizes: Sequence[int], thread_widths: Sequence[int]) -> None:
@@ -116,6 +121,34 @@ def quantile(values: Sequence[int]) -> int:
     return ordered[-(-len(ordered) * int(QUANTILE * 100) // 100) - 1]
 
 
+@dataclass(slots=True, eq=False)
+class _Point:
+    """One (variant, thread width, batch size), with what its runs took so far."""
+
+    key: SessionKey
+    batch_size: int
+    latencies_ns: list[int] = field(default_factory=list)
+    rounds: int = 0
+    spent_ns: int = 0
+
+    @property
+    def share_done(self) -> float:
+        """How much of its timing is behind it, 0 to 1; more rounds than make 1 would not be worth their time."""
+        return min(1.0, self.rounds / ROUNDS_MIN, max(self.spent_ns / POINT_NS, self.rounds / ROUNDS_MAX))
+
+
+def _profile(key: SessionKey, points: Sequence[_Point]) -> LatencyProfile:
+    """The quantile at each batch size, never falling: noise can invert neighbours, and a planner would pad batches."""
+    figures = itertools.accumulate((quantile(point.latencies_ns) for point in points), max)
+    return LatencyProfile(
+        variant=key[0],
+        threads=key[1],
+        points=tuple(
+            LatencyPoint(point.batch_size, latency_ns) for point, latency_ns in zip(points, figures, strict=True)
+        ),
+    )
+
+
 class _Bench:
     """Runs points on the pool and collects what they took."""
 
@@ -125,29 +158,42 @@ class _Bench:
         self._clock = clock
         self.hops_ns: list[int] = []
 
-    def profile(self, key: SessionKey, batch_sizes: Sequence[int], report: Progress) -> LatencyProfile:
-        """Points by rising batch size, up to the first that would take longer than `LATENCY_NS_MAX`."""
-        points: list[LatencyPoint] = []
-        for index, size in enumerate(batch_sizes):
-            if points and points[-1].latency_ns * size // points[-1].batch_size > LATENCY_NS_MAX:
-                break
-            report(index, len(batch_sizes), f"{key[0]}, {key[1]} threads, batch {size}")
-            latency_ns = self._latency_ns(key, size)
-            # A larger batch is never predicted to be faster: noise can invert neighbours, and a planner that
-            # believes it would pad batches.
-            points.append(LatencyPoint(size, max([latency_ns, *(point.latency_ns for point in points[-1:])])))
-        return LatencyProfile(variant=key[0], threads=key[1], points=tuple(points))
+    def measure(
+        self, keys: Sequence[SessionKey], batch_sizes: Sequence[int], report: Callable[[int, str], None]
+    ) -> list[_Point]:
+        """All points worth timing, each timed enough; `report` gets (points done, what goes on)."""
+        points = [point for key in keys for point in self._warm(key, batch_sizes, report)]
+        left_out = len(keys) * len(batch_sizes) - len(points)
+        while under_way := [point for point in points if point.share_done < 1]:
+            for point in under_way:
+                done = left_out + int(sum(point.share_done for point in points))
+                report(done, f"{point.key[0]}, {point.key[1]} threads, batch {point.batch_size}")
+                self._time(point)
+        return points
 
-    def _latency_ns(self, key: SessionKey, batch_size: int) -> int:
-        self._round(key, batch_size)  # the first runs at a size allocate
-        timings: list[_Timing] = []
+    def _warm(
+        self, key: SessionKey, batch_sizes: Sequence[int], report: Callable[[int, str], None]
+    ) -> Iterable[_Point]:
+        """Each batch size run once, since first runs allocate, up to the first predicted to take too long."""
+        for batch_size in batch_sizes:
+            report(0, f"first runs of {key[0]}, {key[1]} threads, batch {batch_size}")
+            self._round(key, batch_size)
+            yield _Point(key, batch_size)
+            following = next((size for size in batch_sizes if size > batch_size), None)
+            if following is None:
+                return
+            # Not predicted by the first runs, which on a GPU include the search for kernels.
+            again_ns = min(timing.latency_ns for timing in self._round(key, batch_size))
+            if predicted_ns(again_ns, batch_size, following) > LATENCY_NS_MAX:
+                return
+
+    def _time(self, point: _Point) -> None:
         started_ns = self._clock.now_ns()
-        for rounds in range(1, ROUNDS_MAX + 1):
-            timings.extend(self._round(key, batch_size))
-            if rounds >= ROUNDS_MIN and self._clock.now_ns() - started_ns >= POINT_NS:
-                break
+        timings = self._round(point.key, point.batch_size)
+        point.spent_ns += self._clock.now_ns() - started_ns
+        point.rounds += 1
+        point.latencies_ns.extend(timing.latency_ns for timing in timings)
         self.hops_ns.extend(timing.hop_ns for timing in timings)
-        return quantile([timing.latency_ns for timing in timings])
 
     def _round(self, key: SessionKey, batch_size: int) -> list[_Timing]:
         """As many runs at once as the workers allow, each timed."""
@@ -176,10 +222,6 @@ class _Bench:
             ended.put((outcome, now_ns - started_ns, now_ns))
 
         return done
-
-
-def _offset(progress: Progress, offset: int, total: int) -> Progress:
-    return lambda done, _total, label: progress(offset + done, total, label)
 
 
 def _picture_for(variants: Iterable[ModelVariant]) -> RgbImage:

@@ -117,17 +117,31 @@ def test_batches_that_would_take_too_long_are_not_timed(entries, sessions):
 
 
 def test_first_runs_do_not_count(entries, sessions):
-    """The first round at a batch size allocates; its time is not in the figure."""
+    """The first round at a batch size allocates and searches; neither the figure nor the batch sizes depend on it."""
     clock = FakeClock()
     rounds: dict[tuple, int] = {}
 
     def cost(plan, size, lane):
         key = (plan.variant, plan.threads, size, lane)
         rounds[key] = rounds.get(key, 0) + 1
-        return 900 * MS if rounds[key] == 1 else 5 * MS
+        return 9000 * MS if rounds[key] == 1 else 5 * size * MS
 
-    profile = calibrate(FakePool(2, clock, sessions, cost), entries, batch_sizes=(1,), thread_widths=(1,), clock=clock)
-    assert points(profile, "small", 1) == [(1, 5 * MS)]
+    pool = FakePool(2, clock, sessions, cost)
+    profile = calibrate(pool, entries, batch_sizes=(1, 2), thread_widths=(1,), clock=clock)
+    assert points(profile, "small", 1) == [(1, 5 * MS), (2, 10 * MS)]
+
+
+def test_a_disturbance_does_not_spoil_a_point(entries, sessions):
+    """Points take turns, so something that slows the machine for a while hits a few runs of each, not all of one."""
+    clock = FakeClock()
+
+    def cost(plan, size, lane):
+        disturbed = 500 * MS < clock.time_ns < 600 * MS
+        return (50 if disturbed else 5) * MS
+
+    pool = FakePool(2, clock, sessions, cost)
+    profile = calibrate(pool, entries, batch_sizes=(1, 2), thread_widths=(1, 2), clock=clock)
+    assert {latency_ns for latency in profile.latencies for latency_ns in [latency.latency_ns(1)]} == {5 * MS}
 
 
 def test_a_failing_run_ends_the_calibration_with_its_error(entries, sessions):
@@ -140,7 +154,7 @@ def test_a_failing_run_ends_the_calibration_with_its_error(entries, sessions):
 
 def test_the_real_workers_give_a_whole_profile(entries, sessions, monkeypatch):
     """With real sessions every point is there, positive and rising, with the stages around it and what it is of."""
-    monkeypatch.setattr(calibration, "POINT_NS", 0)
+    monkeypatch.setattr(calibration, "POINT_NS", 1)
     pool = WorkerPool(2, sessions, 8)
     steps: list[tuple[int, int]] = []
     try:

@@ -87,7 +87,7 @@ def pool(entries):
 def load(tmp_path, pool, entries, monkeypatch, caplog):
     """Load or measure, and tell whether it was measured: `load()` gives (profile, log of this call)."""
     monkeypatch.setattr(calibration, "_DECODE_SIZES", ((40, 30), (80, 60)))
-    monkeypatch.setattr(calibration, "POINT_NS", 0)
+    monkeypatch.setattr(calibration, "POINT_NS", 1)
     caplog.set_level(logging.INFO, "service.runtime.profile_cache")
 
     def load(names=("small", "large"), batch_sizes=(1, 2)) -> tuple[MachineProfile, str]:
