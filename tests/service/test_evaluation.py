@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
+import numpy as np
 import pytest
 from PIL import Image
 
+from model_store.builder import BuildRequest, build_store
 from model_store.catalogue import Catalogue
+from model_store.sources import from_wheel
 from service.evaluation import EvaluationError, EvaluationResult, evaluate, list_photographs
+from service.runtime.decode import decode_rgb
+from service.runtime.preprocess import preprocess
+from service.runtime.session import Session, SessionOptions
 from tests.fakes.colour_models import colour_entry
+
+PHOTOGRAPHS = Path(__file__).parent.parent / "photographs"
 
 
 @pytest.fixture
@@ -117,3 +128,37 @@ def test_an_unknown_variant_is_refused_with_those_there_are(catalogue, photograp
     folder = photographs("000_apple", "red")
     with pytest.raises(EvaluationError, match="no b9; it holds small, large"):
         evaluate(catalogue, folder, ["b9"])
+
+
+@pytest.fixture(scope="module")
+def lite_catalogue(tmp_path_factory) -> Catalogue:
+    """Lite0 to Lite2 with their real weights."""
+    store = tmp_path_factory.mktemp("store")
+    build_store(store, [BuildRequest(member, from_wheel(member)) for member in ("lite0", "lite1", "lite2")])
+    return Catalogue.open(store)
+
+
+def test_real_networks_recognise_real_photographs(lite_catalogue, tmp_path):
+    """Lite0, Lite1 and Lite2 name the espresso and the tripod, and put a tabby among the cat's best five."""
+    for name, source in (("967_espresso", "espresso"), ("872_tripod", "tripod")):
+        shutil.copy(PHOTOGRAPHS / f"{source}.jpg", tmp_path / f"{name}.jpg")
+    results = evaluate(lite_catalogue, tmp_path)
+    assert [(result.variant, result.images, result.top1) for result in results] == [
+        ("lite0", 2, 100.0), ("lite1", 2, 100.0), ("lite2", 2, 100.0),
+    ]  # fmt: skip
+    shutil.copy(PHOTOGRAPHS / "tabby_cat.jpg", tmp_path / "281_tabby_cat.jpg")
+    assert [result.top5 for result in evaluate(lite_catalogue, tmp_path)] == [100.0, 100.0, 100.0]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_thread_width_does_not_change_answers(threads, lite_catalogue):
+    """A network gives the same probabilities, to rounding, on one thread and on two, alone and in a batch."""
+    entry = lite_catalogue.entries["lite0"]
+    session = Session(entry.read_model(), entry.variant, SessionOptions(threads, 3))
+    batch = np.zeros((3, 224, 224, 3), np.uint8)
+    for row, path in zip(batch, sorted(PHOTOGRAPHS.glob("*.jpg")), strict=True):
+        preprocess(decode_rgb(path.read_bytes(), 256, 10**7), entry.variant, row)
+    alone = np.concatenate([session.run(row[None]) for row in batch])
+    assert np.allclose(session.run(batch), alone, atol=1e-5)
+    assert alone.argmax(axis=1).tolist()[::2] == [967, 872]
+    assert np.allclose(alone.sum(axis=1), 1, atol=1e-5)
