@@ -47,7 +47,7 @@ def build_onnx_graph(
         ValueError: a standard deviation that is not positive.
         onnx.checker.ValidationError: never, unless this module is wrong.
     """
-    if min(normalisation.std) <= 0:
+    if not all(deviation > 0 for deviation in normalisation.std):  # a NaN is not above 0 either
         raise ValueError(f"standard deviations must be positive, got {normalisation.std}")
     builder = _Builder(weights)
     pixels = _input(builder, normalisation)

@@ -6,7 +6,6 @@ Knows two namings, that of timm (also used by `geffnet` and the hub's checkpoint
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Literal, TypeAlias
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_store.architecture import Architecture, Block, Conv
+from model_store.untrained_tensors import untrained_tensors
 
 Tensor: TypeAlias = npt.NDArray[np.float32]
 Naming = Literal["timm", "lukemelas"]
@@ -88,32 +88,11 @@ def names(architecture: Architecture, naming: Naming) -> dict[str, str]:
 
 
 def untrained(architecture: Architecture, *, seed: int) -> Weights:
-    """Seeded random weights with batch-norm statistics as a trained network has them: uneven, and never extreme.
+    """Seeded random weights, the same to the bit on every platform, with batch norms that fit them.
 
-    Convolutions get He-scaled uniform values (He et al. 2015), running variances spread over a decade and means over
-    a standard deviation, so that folding a batch norm wrongly shows. Gains are small after projections, which keeps
-    activations in range through B7's 55 blocks. Bit-stable: PCG64 and elementary float64 arithmetic only.
+    Activations stay in range through B7's 55 blocks, and the scores depend on the picture.
     """
-    rng = np.random.Generator(np.random.PCG64(seed))
-    tensors = {}
-    for name, shape in architecture.tensor_shapes().items():
-        tensors[name] = _random_tensor(name, shape, rng).astype(np.float32)
-    return Weights(tensors, architecture)
-
-
-def _random_tensor(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    spread = 2.0 * rng.random(shape) - 1.0  # uniform in -1..1
-    if name.endswith(".weight"):
-        return spread * math.sqrt(6.0 / math.prod(shape[1:]))
-    if name.endswith(".norm.variance"):
-        return 0.3 + 1.35 * (spread + 1.0)
-    if name.endswith(".norm.gamma"):
-        # A skip adds a block's projection to its input: with gains of one, fifty blocks would add up.
-        gain = 0.3 if ".project." in name else 1.0
-        return gain * (1.0 + 0.3 * spread)
-    if name.endswith((".norm.mean", ".norm.beta")):
-        return 0.3 * spread
-    return 0.1 * spread
+    return Weights(untrained_tensors(architecture, seed), architecture)
 
 
 def _without_prefix(
@@ -157,10 +136,17 @@ def _differences(
         elif tuple(found[name].shape) != shape:
             hint = _class_hint(name, found[name].shape, architecture)
             lines.append(f"{label} has shape {list(found[name].shape)}, expected {list(shape)}{hint}")
-        elif not np.isfinite(found[name].astype(np.float32)).all():
-            lines.append(f"{label} holds values that are not finite")
+        elif not _is_finite(found[name]):
+            lines.append(f"{label} holds values that are not finite float32 numbers")
+        elif name.endswith(".norm.variance") and (found[name].astype(np.float32) < 0).any():
+            lines.append(f"{label} holds negative variances")
     lines.extend(f"unexpected {name} {list(found[name].shape)}" for name in found if name not in wanted)
     return lines
+
+
+def _is_finite(array: npt.NDArray[np.generic]) -> bool:
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is found as such
+        return bool(np.isfinite(array.astype(np.float32)).all())
 
 
 def _class_hint(name: str, shape: tuple[int, ...], architecture: Architecture) -> str:

@@ -26,6 +26,7 @@ def rule(prefix: str, ours: set[str], third_party: set[str] = frozenset(), forbi
 READ_SIDE = {"model_store.manifest", "model_store.latency_profile", "model_store.labels", "model_store.strict_json"}
 rule("model_store", {"model_store"})
 rule("model_store.weights", {"model_store"}, {"numpy"})
+rule("model_store.untrained_tensors", {"model_store"}, {"numpy"})
 rule("model_store.checkpoint", {"model_store"}, {"numpy", "safetensors"})
 rule("model_store.torch_pickle", {"model_store"}, {"numpy"})
 rule("model_store.sources", {"model_store"}, {"numpy"})
