@@ -79,7 +79,7 @@ def test_tensorrt_builds_one_engine_for_all_batch_sizes():
     (_, options), *_ = provider_options(Provider.TENSORRT, variant, SessionOptions(1, 8, cache_dir=Path("/cache")))
     assert options["trt_profile_min_shapes"] == "image:1x224x224x3"
     assert options["trt_profile_max_shapes"] == "image:8x224x224x3"
-    assert options["trt_engine_cache_path"] == "/cache/tensorrt/b0"
+    assert options["trt_engine_cache_path"] == "/cache/b0"
     assert options["trt_fp16_enable"] == "False"
 
 
@@ -182,6 +182,20 @@ def test_all_entries_are_loaded_at_all_widths_with_progress(make_entry):
     assert {session.threads for session in sessions.values()} == {1, 2}
     assert [done for done, _, _ in steps] == [0, 1, 2, 3, 4]
     assert steps[-1][:2] == (4, 4)
+
+
+def test_compiled_graphs_have_a_folder_each_where_they_can_be_kept(make_entry, tmp_path, caplog):
+    """A compiling provider finds a folder per variant; the CPU makes none; a folder that cannot be made is logged."""
+    entry = make_entry()
+    with pytest.warns(UserWarning, match="not in available provider names"):
+        open_sessions([entry], (1,), Provider.OPENVINO, batch_size_max=1, cache_dir=tmp_path / "cache")
+    assert (tmp_path / "cache" / "openvino" / "tiny").is_dir()
+    open_sessions([entry], (1,), Provider.CPU, batch_size_max=1, cache_dir=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.warns(UserWarning, match="not in available provider names"):
+        open_sessions([entry], (1,), Provider.OPENVINO, batch_size_max=1, cache_dir=tmp_path / "file")
+    assert "every start compiles them again" in caplog.text
 
 
 def test_a_changed_file_never_reaches_a_session(make_entry):
