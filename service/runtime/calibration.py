@@ -15,8 +15,10 @@ Keeps no file; `profile_cache.py` does.
 from __future__ import annotations
 
 import itertools
+import logging
 import queue
 import statistics
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -29,9 +31,11 @@ from service.runtime.decode import RgbImage, decode_rgb
 from service.runtime.image_header import PIXELS_MAX_LIMIT
 from service.runtime.machine import machine_name
 from service.runtime.preprocess import shorter_side_px
-from service.runtime.session import SessionKey, runtime_name
+from service.runtime.session import Provider, SessionKey, runtime_name
 from service.runtime.synthetic_picture import synthetic_jpeg, synthetic_picture
 from service.runtime.worker_pool import Progress, WorkerPool
+
+logger = logging.getLogger(__name__)
 
 MODEL_FILE = "model.onnx"
 
@@ -49,6 +53,9 @@ LATENCY_NS_MAX = 2_000_000_000
 
 ANSWER_NS = 500_000
 """Allowance for what is not timed here: making the answer and writing it to the socket."""
+
+UNDISTURBED_SHARE = 0.85
+"""Share of their time that one-thread runs must have had a core, or the profile is said to be disturbed."""
 
 _TOP_K = 5
 _HEADROOM = 1.5  # pictures come out of the decoder 1 to 2 times as large as the largest network needs
@@ -91,10 +98,17 @@ def calibrate(
     bench = _Bench(pool, _picture_for(variants), clock)
     points = bench.measure(keys, batch_sizes, lambda done, label: progress(1 + done, steps, label))
     progress(steps, steps, "profiled")
+    provider = pool.sessions[keys[0]].provider
+    if provider is Provider.CPU and bench.own_share < UNDISTURBED_SHARE:
+        logger.warning(
+            "other work took %.0f %% of the cores while they were profiled, so budgets will be judged too strictly; "
+            "profile again with `phiserve profile` when the machine is quiet",
+            100 * (1 - bench.own_share),
+        )
     return MachineProfile(
         schema_version=SCHEMA_VERSION,
         machine=machine_name(),
-        runtime=runtime_name(pool.sessions[keys[0]].provider),
+        runtime=runtime_name(provider),
         workers=pool.count,
         model_sha256={name: entry.manifest.files[MODEL_FILE].sha256 for name, entry in entries.items()},
         latencies=tuple(_profile(key, [point for point in points if point.key == key]) for key in keys),
@@ -166,6 +180,13 @@ class _Bench:
         self._picture = picture
         self._clock = clock
         self.hops_ns: list[int] = []
+        self._core_ns = 0
+        self._lane_ns = 0
+
+    @property
+    def own_share(self) -> float:
+        """Processor time that this process got per time its one-thread runs took, at most 1."""
+        return min(1.0, self._core_ns / self._lane_ns) if self._lane_ns else 1.0
 
     def measure(
         self, keys: Sequence[SessionKey], batch_sizes: Sequence[int], report: Callable[[int, str], None]
@@ -197,8 +218,11 @@ class _Bench:
                 return
 
     def _time(self, point: _Point) -> None:
-        started_ns = self._clock.now_ns()
+        started_ns, core_ns = self._clock.now_ns(), time.process_time_ns()
         timings = self._round(point.key, point.batch_size)
+        if point.key[1] == 1:
+            self._core_ns += time.process_time_ns() - core_ns
+            self._lane_ns += sum(timing.latency_ns for timing in timings)
         point.spent_ns += self._clock.now_ns() - started_ns
         point.rounds += 1
         point.latencies_ns.extend(timing.latency_ns for timing in timings)
@@ -240,18 +264,19 @@ def _picture_for(variants: Iterable[ModelVariant]) -> RgbImage:
 
 
 def _decode_cost(variants: Iterable[ModelVariant], clock: Clock) -> StageCost:
-    """A line through what a small and a large photograph take, scaled for the largest variant."""
+    """A line through what a small and a large photograph take, scaled for the largest variant.
+
+    Through the medians: the door refuses by it what has no chance, which a pessimistic line would overdo.
+    """
     shorter = max(shorter_side_px(variant) for variant in variants)
-    small_ns, large_ns = (_decode_ns(synthetic_jpeg(*size), shorter, clock) for size in _DECODE_SIZES)
+    pictures = [synthetic_jpeg(*size) for size in _DECODE_SIZES]
+    times_ns: list[list[int]] = [[] for _ in pictures]
+    for _ in range(_DECODE_ROUNDS):
+        for data, times in zip(pictures, times_ns, strict=True):
+            started_ns = clock.now_ns()
+            decode_rgb(data, shorter, PIXELS_MAX_LIMIT)
+            times.append(clock.now_ns() - started_ns)
+    small_ns, large_ns = (statistics.median_low(times) for times in times_ns)
     small_px, large_px = (width * height for width, height in _DECODE_SIZES)
     per_megapixel_ns = max(0, large_ns - small_ns) * 1_000_000 // (large_px - small_px)
     return StageCost(max(0, small_ns - per_megapixel_ns * small_px // 1_000_000), per_megapixel_ns)
-
-
-def _decode_ns(data: bytes, shorter_side: int, clock: Clock) -> int:
-    times_ns = []
-    for _ in range(_DECODE_ROUNDS):
-        started_ns = clock.now_ns()
-        decode_rgb(data, shorter_side, PIXELS_MAX_LIMIT)
-        times_ns.append(clock.now_ns() - started_ns)
-    return quantile(times_ns)

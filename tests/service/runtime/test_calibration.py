@@ -144,6 +144,17 @@ def test_a_disturbance_does_not_spoil_a_point(entries, sessions):
     assert {latency_ns for latency in profile.latencies for latency_ns in [latency.latency_ns(1)]} == {5 * MS}
 
 
+@pytest.mark.parametrize("share", [1.0, 0.9, 0.5])
+def test_other_work_on_the_machine_is_noticed(share, entries, sessions, monkeypatch, caplog):
+    """If the runs had a core for much less than their time, a warning says that the profile is too strict."""
+    clock = FakeClock()
+    monkeypatch.setattr(calibration.time, "process_time_ns", lambda: int(2 * share * clock.time_ns))
+    pool = FakePool(2, clock, sessions, lambda *_: 5 * MS)
+    calibrate(pool, entries, batch_sizes=(1,), thread_widths=(1, 2), clock=clock)
+    assert ("other work took 50 % of the cores" in caplog.text) is (share == 0.5)
+    assert bool(caplog.records) is (share == 0.5)
+
+
 def test_a_failing_run_ends_the_calibration_with_its_error(entries, sessions):
     """A variant that cannot run is not given a latency."""
     pool = FakePool(2, FakeClock(), sessions, lambda *_: MS)
