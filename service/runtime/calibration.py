@@ -102,7 +102,7 @@ def calibrate(
     if provider is Provider.CPU and bench.own_share < UNDISTURBED_SHARE:
         logger.warning(
             "other work took %.0f %% of the cores while they were profiled, so budgets will be judged too strictly; "
-            "profile again with `phiserve profile` when the machine is quiet",
+            "measure again with `phiserve profile --force` when the machine is quiet",
             100 * (1 - bench.own_share),
         )
     return MachineProfile(
