@@ -36,11 +36,14 @@ class Weights(Mapping[str, Tensor]):
         """Check and freeze `tensors`, whose names are canonical.
 
         Raises:
-            WeightsError: a tensor is missing, too many, of another shape, or holds a value that is not finite.
+            WeightsError: a tensor is missing, too many, of another shape, or holds a value that is not finite; or a
+                variance is negative.
         """
-        _refuse(_differences(tensors, architecture.tensor_shapes(), {}, architecture))
+        shapes = architecture.tensor_shapes()
+        unexpected = _unexpected({name: array for name, array in tensors.items() if name not in shapes})
+        _refuse(_differences(tensors, architecture, {}) + unexpected)
         frozen = {}
-        for name in architecture.tensor_shapes():
+        for name in shapes:
             array = np.array(tensors[name], dtype=np.float32)
             array.flags.writeable = False
             frozen[name] = array
@@ -63,17 +66,16 @@ def from_state_dict(state: Mapping[str, npt.NDArray[np.generic]], architecture: 
     ignored but the batch norms' step counters.
 
     Raises:
-        WeightsError: neither naming, or a tensor is missing, too many, of another shape, or not finite. Tensors are
-            named as in `state`.
+        WeightsError: neither naming, or what `Weights` refuses. Tensors are named as in `state`.
     """
     prefix, tensors = _without_prefix(state)
-    naming = _recognise(tensors)
-    theirs = names(architecture, naming)
-    unknown = {name: array for name, array in tensors.items() if name not in theirs}
+    theirs = names(architecture, _recognise(tensors))
     renamed = {theirs[name]: array for name, array in tensors.items() if name in theirs}
     shown = {canonical: prefix + name for name, canonical in theirs.items()}
-    found = {**renamed, **{prefix + name: array for name, array in unknown.items()}}
-    _refuse(_differences(found, architecture.tensor_shapes(), shown, architecture))
+    lines = _differences(renamed, architecture, shown)
+    # Apart from the others: an unknown name of theirs may be a canonical one of ours.
+    lines += _unexpected({prefix + name: array for name, array in tensors.items() if name not in theirs})
+    _refuse(lines)
     return Weights(renamed, architecture)
 
 
@@ -84,7 +86,8 @@ def to_state_dict(weights: Weights, architecture: Architecture, naming: Naming) 
 
 def names(architecture: Architecture, naming: Naming) -> dict[str, str]:
     """Their name to our canonical name, for every tensor, in the order of the network."""
-    return _timm_names(architecture) if naming == "timm" else _lukemelas_names(architecture)
+    ours_to_theirs = dict(_timm_names(architecture) if naming == "timm" else _lukemelas_names(architecture))
+    return {ours_to_theirs[ours]: ours for ours in architecture.tensor_shapes()}
 
 
 def untrained(architecture: Architecture, *, seed: int) -> Weights:
@@ -122,26 +125,26 @@ def _recognise(tensors: Mapping[str, object]) -> Naming:
 
 
 def _differences(
-    found: Mapping[str, npt.NDArray[np.generic]],
-    wanted: Mapping[str, tuple[int, ...]],
-    shown: Mapping[str, str],
-    architecture: Architecture,
+    found: Mapping[str, npt.NDArray[np.generic]], architecture: Architecture, shown: Mapping[str, str]
 ) -> list[str]:
-    """One line per tensor that is not as wanted; `shown` maps canonical names to those of the caller's file."""
+    """One line per tensor that is not as it should be; `shown` maps canonical names to those of the caller's file."""
     lines = []
-    for name, shape in wanted.items():
+    for name, shape in architecture.tensor_shapes().items():
         label = shown.get(name, name)
         if name not in found:
             lines.append(f"missing {label} {list(shape)}")
-        elif tuple(found[name].shape) != shape:
-            hint = _class_hint(name, found[name].shape, architecture)
+        elif found[name].shape != shape:
+            hint = _class_hint(name, found[name].shape, shape)
             lines.append(f"{label} has shape {list(found[name].shape)}, expected {list(shape)}{hint}")
         elif not _is_finite(found[name]):
             lines.append(f"{label} holds values that are not finite float32 numbers")
         elif name.endswith(".norm.variance") and (found[name].astype(np.float32) < 0).any():
             lines.append(f"{label} holds negative variances")
-    lines.extend(f"unexpected {name} {list(found[name].shape)}" for name in found if name not in wanted)
     return lines
+
+
+def _unexpected(tensors: Mapping[str, npt.NDArray[np.generic]]) -> list[str]:
+    return [f"unexpected {name} {list(array.shape)}" for name, array in tensors.items()]
 
 
 def _is_finite(array: npt.NDArray[np.generic]) -> bool:
@@ -149,10 +152,11 @@ def _is_finite(array: npt.NDArray[np.generic]) -> bool:
         return bool(np.isfinite(array.astype(np.float32)).all())
 
 
-def _class_hint(name: str, shape: tuple[int, ...], architecture: Architecture) -> str:
-    if not name.startswith("classifier."):
+def _class_hint(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """Says so if nothing but the number of classes differs."""
+    if not name.startswith("classifier.") or not found or found[1:] != expected[1:]:
         return ""
-    return f" (the weights have {shape[0]} classes, the labels name {architecture.class_count})"
+    return f" (the weights have {found[0]} classes, the labels name {expected[0]})"
 
 
 def _refuse(lines: list[str]) -> None:
@@ -162,53 +166,47 @@ def _refuse(lines: list[str]) -> None:
     raise WeightsError(f"the weights do not fit the architecture: {'; '.join(lines[:_LISTED_MAX])}{more}")
 
 
-def _norm(theirs: str, ours: Conv) -> Iterator[tuple[str, str]]:
+def _norm(ours: Conv, theirs: str) -> Iterator[tuple[str, str]]:
     for their_part, our_part in _NORM_PARTS.items():
-        yield f"{theirs}.{their_part}", f"{ours.name}.norm.{our_part}"
+        yield f"{ours.name}.norm.{our_part}", f"{theirs}.{their_part}"
 
 
-def _conv(theirs: str, norm: str, ours: Conv) -> Iterator[tuple[str, str]]:
-    yield f"{theirs}.weight", f"{ours.name}.weight"
-    yield from _norm(norm, ours)
+def _conv(ours: Conv, theirs: str, norm: str) -> Iterator[tuple[str, str]]:
+    yield f"{ours.name}.weight", f"{theirs}.weight"
+    yield from _norm(ours, norm)
 
 
-def _squeeze(reduce: str, expand: str, block: Block) -> Iterator[tuple[str, str]]:
+def _squeeze(block: Block, reduce: str, expand: str) -> Iterator[tuple[str, str]]:
     if block.squeeze_excite is not None:
         for part in ("weight", "bias"):
-            yield f"{reduce}.{part}", f"{block.squeeze_excite.name}.reduce.{part}"
-            yield f"{expand}.{part}", f"{block.squeeze_excite.name}.expand.{part}"
+            yield f"{block.squeeze_excite.name}.reduce.{part}", f"{reduce}.{part}"
+            yield f"{block.squeeze_excite.name}.expand.{part}", f"{expand}.{part}"
 
 
-def _timm_names(architecture: Architecture) -> dict[str, str]:
-    pairs = list(_conv("conv_stem", "bn1", architecture.stem))
+def _timm_names(architecture: Architecture) -> Iterator[tuple[str, str]]:
+    """Our name and theirs of each tensor."""
+    yield from _conv(architecture.stem, "conv_stem", "bn1")
     for stage, blocks in enumerate(architecture.stages):
         for index, block in enumerate(blocks):
             at = f"blocks.{stage}.{index}"
-            if block.expand is None:  # timm's DepthwiseSeparableConv
-                convs = [("conv_dw", "bn1", block.depthwise), ("conv_pw", "bn2", block.project)]
-            else:
-                convs = [
-                    ("conv_pw", "bn1", block.expand),
-                    ("conv_dw", "bn2", block.depthwise),
-                    ("conv_pwl", "bn3", block.project),
-                ]
-            for conv, norm, ours in convs:
-                pairs += _conv(f"{at}.{conv}", f"{at}.{norm}", ours)
-            pairs += _squeeze(f"{at}.se.conv_reduce", f"{at}.se.conv_expand", block)
-    pairs += _conv("conv_head", "bn2", architecture.head)
-    pairs += [(f"classifier.{part}", f"classifier.{part}") for part in ("weight", "bias")]
-    return dict(pairs)
+            # Without an expansion, timm has a block of another class, which counts its parts from the depthwise on.
+            convs = ("conv_dw", "conv_pw") if block.expand is None else ("conv_pw", "conv_dw", "conv_pwl")
+            for number, (ours, theirs) in enumerate(zip(block.convs, convs, strict=True), start=1):
+                yield from _conv(ours, f"{at}.{theirs}", f"{at}.bn{number}")
+            yield from _squeeze(block, f"{at}.se.conv_reduce", f"{at}.se.conv_expand")
+    yield from _conv(architecture.head, "conv_head", "bn2")
+    yield from ((f"classifier.{part}", f"classifier.{part}") for part in ("weight", "bias"))
 
 
-def _lukemelas_names(architecture: Architecture) -> dict[str, str]:
-    pairs = list(_conv("_conv_stem", "_bn0", architecture.stem))
+def _lukemelas_names(architecture: Architecture) -> Iterator[tuple[str, str]]:
+    """Our name and theirs of each tensor."""
+    yield from _conv(architecture.stem, "_conv_stem", "_bn0")
     for index, block in enumerate(architecture.blocks):
         at = f"_blocks.{index}"
         if block.expand is not None:
-            pairs += _conv(f"{at}._expand_conv", f"{at}._bn0", block.expand)
-        pairs += _conv(f"{at}._depthwise_conv", f"{at}._bn1", block.depthwise)
-        pairs += _squeeze(f"{at}._se_reduce", f"{at}._se_expand", block)
-        pairs += _conv(f"{at}._project_conv", f"{at}._bn2", block.project)
-    pairs += _conv("_conv_head", "_bn1", architecture.head)
-    pairs += [(f"_fc.{part}", f"classifier.{part}") for part in ("weight", "bias")]
-    return dict(pairs)
+            yield from _conv(block.expand, f"{at}._expand_conv", f"{at}._bn0")
+        yield from _conv(block.depthwise, f"{at}._depthwise_conv", f"{at}._bn1")
+        yield from _squeeze(block, f"{at}._se_reduce", f"{at}._se_expand")
+        yield from _conv(block.project, f"{at}._project_conv", f"{at}._bn2")
+    yield from _conv(architecture.head, "_conv_head", "_bn1")
+    yield from ((f"classifier.{part}", f"_fc.{part}") for part in ("weight", "bias"))
