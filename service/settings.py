@@ -7,7 +7,6 @@ on one way in and not on another. Read once at the edge; nothing deeper than `ap
 from __future__ import annotations
 
 import functools
-import os
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,13 +30,6 @@ class Knob:
     help: str
     low: float | None = None
     high: float | None = None
-
-
-def available_cores() -> int:
-    """Cores this process may run on, which is less than the machine has under taskset or in a cpuset."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +70,7 @@ class Settings:
     ] = 256
     image_bytes_max: Annotated[int, Knob("Largest encoded image, in bytes.", 1, 1024**3)] = 20 * 1024**2
     body_bytes_max: Annotated[int, Knob("Largest body of a multipart request, in bytes.", 1, 2**31)] = 64 * 1024**2
-    image_pixels_max: Annotated[int, Knob("Largest image, in pixels.", 1, 1_000_000_000)] = 50_000_000
+    image_pixels_max: Annotated[int, Knob("Largest image, in pixels.", 1, 178_956_970)] = 50_000_000
     images_per_request_max: Annotated[int, Knob("Most images in one multipart request.", 1, 256)] = 16
     top_k_max: Annotated[int, Knob("Most classes a request may ask for.", 1, 10_000)] = 100
     budget_ms_default: Annotated[float, Knob("Budget of a request that names none, in ms.", 1, 3_600_000)] = 1000.0
