@@ -27,7 +27,7 @@ class ObservedNetwork(NumpyNetwork):
         return super().normed(features, conv)
 
 
-@pytest.mark.parametrize("member", ["b0", "b7", "lite0"])
+@pytest.mark.parametrize("member", ["b0", "b2", "lite0"])
 def test_there_is_one_float32_tensor_of_each_name_and_shape(member):
     """Every tensor of the architecture is drawn once, in float32 and in its shape."""
     architecture = build_architecture(released(member))
@@ -57,7 +57,7 @@ def test_batch_norms_expect_what_they_get(member):
         assert off < 1
 
 
-@pytest.mark.parametrize("member", ["b0", "b4", "lite0", "lite4"])
+@pytest.mark.parametrize("member", ["b0", "b2", "lite0", "lite4"])
 def test_scores_depend_on_the_picture(member):
     """Two pictures get scores that differ by more than a tenth of their size: no picture is lost on the way."""
     architecture = build_architecture(released(member))
