@@ -2,6 +2,7 @@
 
 Start: store verified, sessions loaded and warmed, machine profiled, engine opened, and only then the port. End:
 not ready at once, still serving for a notice, then draining within a bound, then the port, workers and decoder.
+What the machine can run is decided here, what a request gets never.
 """
 
 from __future__ import annotations
@@ -11,11 +12,10 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Generator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-
-import uvicorn
+from typing import Any
 
 from model_store.catalogue import Catalogue, CatalogueEntry, StoreError
 from model_store.latency_profile import MachineProfile
@@ -27,6 +27,7 @@ from service.core.load import LoadEstimator, LoadSettings
 from service.core.menu import Choice, Menu
 from service.core.scheduler import Scheduler, SchedulerSettings
 from service.frontends.rest_api import RestLimits, create_rest_api
+from service.http_server import HttpServer, ListenError, bind, loop_factory
 from service.runtime.decode import PillowDecoder
 from service.runtime.machine import available_cores
 from service.runtime.profile_cache import load_or_calibrate
@@ -40,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
+
+_LAST_ANSWERS_S = 0.5
+"""How long the answers to what was refused at the end may take to be written."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total) while the server starts."""
@@ -70,12 +74,13 @@ class Server:
     instrument: PrometheusInstrument
 
 
-def plan_machine(settings: Settings, cores: int) -> Machine:
+def plan_machine(settings: Settings, cores: int, available: Collection[str]) -> Machine:
     """How many workers and which thread widths: on a CPU a worker is a core, and a run may take one or all.
 
-    On a GPU one worker feeds it, since runs would only take turns there.
+    On a GPU one worker feeds it, since runs would only take turns there. `available` are the names of ONNX
+    Runtime's providers that are installed.
     """
-    provider = resolve_provider(Provider(settings.provider), available_providers())
+    provider = resolve_provider(Provider(settings.provider), available)
     on_cpu = provider in (Provider.CPU, Provider.OPENVINO)
     workers = settings.workers or (cores if on_cpu else 1)
     widths = tuple(sorted({1, min(workers, cores)})) if on_cpu else (1,)
@@ -95,18 +100,21 @@ def build_server(settings: Settings, progress: Progress) -> Server:
     """
     cores = available_cores()
     clock = MonotonicClock()
-    machine = plan_machine(settings, cores)
+    machine = plan_machine(settings, cores, available_providers())
     with _start_errors():
-        entries = _entries(settings)
+        found = _find(settings)
+        entries = _routable(settings, found)
         workers = _open_workers(settings, machine, entries, clock, progress)
         profile = _profile(settings, machine, entries, workers, progress)
-        menu = Menu(_choices(entries, profile), known=entries)
+        menu = Menu(_choices(entries, profile), known=found)
         # Only what can be planned is warmed: where batches save nothing that is batch size 1.
         planned = {(choice.variant.name, choice.threads): choice.batch_sizes for choice in menu.choices}
         workers.warm(planned, lambda done, total, _: progress("warming", done, total))
     decoder = PillowDecoder(settings.decode_threads or cores, settings.admitted_max, settings.image_pixels_max)
     instrument = PrometheusInstrument(create_registry(version("phiserve")))
-    served = {name: ServedVariant(entry.manifest, entry.labels, routable=True) for name, entry in entries.items()}
+    served = {
+        name: ServedVariant(entry.manifest, entry.labels, routable=name in entries) for name, entry in found.items()
+    }
     engine = Engine(
         scheduler=_build_scheduler(settings, machine, menu, profile),
         menu=menu,
@@ -133,9 +141,9 @@ def profile_store(settings: Settings, progress: Progress, *, force: bool) -> tup
     Raises:
         StartError: as `build_server`.
     """
-    machine = plan_machine(settings, available_cores())
+    machine = plan_machine(settings, available_cores(), available_providers())
     with _start_errors():
-        entries = _entries(settings)
+        entries = _routable(settings, _find(settings))
         workers = _open_workers(settings, machine, entries, MonotonicClock(), progress)
         try:
             profile = _profile(settings, machine, entries, workers, progress, force=force)
@@ -148,23 +156,33 @@ def profile_store(settings: Settings, progress: Progress, *, force: bool) -> tup
 def _start_errors() -> Generator[None]:
     try:
         yield
-    except (StoreError, SessionError) as error:
+    except (StoreError, SessionError, ListenError) as error:
         raise StartError(str(error)) from error
 
 
-def _entries(settings: Settings) -> Mapping[str, CatalogueEntry]:
-    """The variants to serve: those asked for, without untrained ones unless the operator said so."""
+def _find(settings: Settings) -> Mapping[str, CatalogueEntry]:
+    """The variants that were asked for, or all there are."""
     found = Catalogue.open(settings.store, only=settings.variants or None).entries
-    trained = {name: entry for name, entry in found.items() if entry.variant.trained}
+    if not found:
+        raise StartError(f"the store at {settings.store} is empty; build it with `phiserve store build`")
+    return found
+
+
+def _routable(settings: Settings, found: Mapping[str, CatalogueEntry]) -> Mapping[str, CatalogueEntry]:
+    """Those of `found` that may answer: not the untrained ones, unless the operator said so."""
     if settings.allow_untrained:
         return found
+    trained = {name: entry for name, entry in found.items() if entry.variant.trained}
+    untrained = ", ".join(sorted(found.keys() - trained.keys()))
     if not trained:
         raise StartError(
-            f"the store at {settings.store} holds only untrained variants ({', '.join(found) or 'none at all'}); "
+            f"the store at {settings.store} holds only untrained variants ({untrained}); "
             "build trained ones with `phiserve store build lite0 lite1 lite2`, or say --allow-untrained"
         )
-    if left_out := sorted(found.keys() - trained.keys()):
-        logger.warning("not served, since untrained: %s (--allow-untrained serves them)", ", ".join(left_out))
+    if untrained and settings.variants:
+        raise StartError(f"asked to serve what is untrained ({untrained}); leave it out, or say --allow-untrained")
+    if untrained:
+        logger.warning("not served, since untrained: %s (--allow-untrained serves them)", untrained)
     return trained
 
 
@@ -208,7 +226,7 @@ def _profile(
 
 
 def _choices(entries: Mapping[str, CatalogueEntry], profile: MachineProfile) -> list[Choice]:
-    """The menu's rows. Untrained variants have no accuracy; they rank by size, below every trained one."""
+    """The menu's rows. Variants without a known accuracy rank by size, below every one that has one."""
     largest = max(entry.manifest.parameters for entry in entries.values())
     return [
         Choice(
@@ -236,54 +254,32 @@ def _build_scheduler(settings: Settings, machine: Machine, menu: Menu, profile: 
     )
 
 
-class _Http(uvicorn.Server):
-    """uvicorn without its signal handlers: `serve` decides when to stop, and the process exits 0 when it did."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Leave signals alone."""
-        yield
-
-
-def bind(settings: Settings) -> socket.socket:
-    """Take the port, so that a port in use is an error before anything is loaded.
+def take_port(settings: Settings) -> socket.socket:
+    """The listener for `run_server`, not open yet.
 
     Raises:
         StartError: the address is in use or not ours.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        raise StartError(
-            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); choose another with --port or --host"
-        ) from error
-    return listener
+    with _start_errors():
+        return bind(settings.host, settings.port)
 
 
 def run_server(server: Server, listener: socket.socket, announce: Callable[[str], None]) -> None:
-    """Serve on `listener` until SIGTERM or SIGINT, then drain; `announce` gets the URL once requests are taken."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    """Serve on `listener` until SIGTERM or SIGINT, then drain; `announce` gets the URL once the port is open.
+
+    Raises:
+        StartError: another process opened the same port while this one was starting.
+    """
+    with _start_errors(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(server, listener, announce))
     server.workers.close(NS_PER_S)
     server.decoder.close()
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop  # noqa: PLC0415 - not there on every platform
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-async def _serve(server: Server, listener: socket.socket, announce: Callable[[str], None]) -> None:
-    settings, engine = server.settings, server.engine
-    app = create_rest_api(
-        engine,
+def _http_server(server: Server, listener: socket.socket) -> HttpServer:
+    settings = server.settings
+    api = create_rest_api(
+        server.engine,
         limits=RestLimits(
             image_bytes_max=settings.image_bytes_max,
             body_bytes_max=settings.body_bytes_max,
@@ -294,31 +290,59 @@ async def _serve(server: Server, listener: socket.socket, announce: Callable[[st
         version=version("phiserve"),
         bind_request_id=bind_request_id,
     )
-    http = _Http(
-        uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", server_header=False, backlog=2048)
-    )
-    stop: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    return HttpServer(api, listener)
+
+
+async def _serve(server: Server, listener: socket.socket, announce: Callable[[str], None]) -> None:
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.put_nowait, number)
-    engine.open()
-    serving = asyncio.create_task(http.serve(sockets=[listener]))
-    host, port = listener.getsockname()[:2]
-    announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    stopped = asyncio.create_task(stop.get())
-    await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
+    http = _http_server(server, listener)
+    server.engine.open()
+    await http.start()
+    announce(http.url)
+    stopped = asyncio.create_task(signals.get())
+    await asyncio.wait({http.ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if stopped.done():
-        await _drain(server, stopped.result(), stop)
-    http.should_exit = True
-    await serving
+        await _drain(server, http, stopped.result(), signals)
+    else:
+        stopped.cancel()
+        await http.ended  # it only ends by itself with an error
 
 
-async def _drain(server: Server, received: signal.Signals, stop: asyncio.Queue[signal.Signals]) -> None:
-    """Not ready at once; after a notice, refuse and finish what is in service. A second signal ends the notice."""
+async def _drain(
+    server: Server, http: HttpServer, received: signal.Signals, signals: asyncio.Queue[signal.Signals]
+) -> None:
+    """Not ready at once; after a notice, refuse and finish what is in service; then close the port.
+
+    Ctrl-C gives no notice, since whoever presses it looks at no load balancer. A second signal ends the stage it
+    finds: the notice, the wait for what is in service, or the wait for what is still being sent.
+    """
     settings, engine = server.settings, server.engine
     logger.info("%s received, draining", received.name)
     engine.announce_drain()
+    http.drain()
     if received is signal.SIGTERM:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.get(), settings.drain_notice_s)
-    drained = await engine.drain(round(settings.drain_timeout_s * NS_PER_S))
-    logger.info("drained" if drained else "drain timed out; what was left has been refused")
+            await asyncio.wait_for(signals.get(), settings.drain_notice_s)
+    timeout_ns = round(settings.drain_timeout_s * NS_PER_S)
+    ends_ns = engine.now_ns() + timeout_ns
+    settled = await _until_signal(engine.drain(timeout_ns), signals)
+    if not settled:
+        await engine.drain(0)
+    left_s = (ends_ns - engine.now_ns()) / NS_PER_S if settled else 0.0
+    arrived = await _until_signal(http.stop(max(_LAST_ANSWERS_S, left_s)), signals)
+    if not arrived:
+        await http.stop(_LAST_ANSWERS_S)
+    logger.info("drained" if settled and arrived else "drain ended early; what was left has been refused")
+
+
+async def _until_signal(work: Coroutine[Any, Any, bool], signals: asyncio.Queue[signal.Signals]) -> bool:
+    """The result of `work`; False if a signal came first."""
+    working, signalled = asyncio.create_task(work), asyncio.create_task(signals.get())
+    await asyncio.wait({working, signalled}, return_when=asyncio.FIRST_COMPLETED)
+    signalled.cancel()
+    if working.done():
+        return working.result()
+    working.cancel()
+    return False

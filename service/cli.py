@@ -9,8 +9,9 @@ import contextlib
 import dataclasses
 import inspect
 import logging
+import signal
 import typing
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,7 @@ from rich.table import Table
 
 from model_store.store_root import default_store_root
 from service.profile_report import explain_menu
-from service.settings import ProviderName, Settings, SettingsError, environment_variable, flag, knobs
+from service.settings import Settings, SettingsError, environment_variable, flag, knobs
 
 NS_PER_MS = 1_000_000
 
@@ -34,41 +35,57 @@ then takes requests. SIGTERM or Ctrl-C drains: no request in service is lost.
 """
 
 
+# What a profile is of: these decide which points are timed, so that `profile` measures what `serve` will want.
+_PROFILE_SETTINGS = ("store", "variants", "allow_untrained", "provider", "workers", "batch_size_max")
+
+
 def add_server_commands(app: typer.Typer) -> None:
     """Add `serve` and `profile` to the root command."""
     app.command("serve", help=_SERVE_HELP)(serve_command)
-    app.command("profile")(profile)
+    app.command("profile")(_with_flags_of_settings(_profile, _PROFILE_SETTINGS))
 
 
-def _with_flags_of_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
-    """A command whose options are the fields of `Settings`, each with its flag, variable, help and bounds."""
+def _with_flags_of_settings(command: Callable[..., None], names: Collection[str] | None = None) -> Callable[..., None]:
+    """`command` with fields of `Settings` (None: all) as options, each with its flag, variable, help and bounds.
+
+    `command` gets the settings first, and its own options by name.
+    """
+    fields = [field for field in dataclasses.fields(Settings) if names is None or field.name in names]
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
 
     def call(**values: Any) -> None:
-        values["variants"] = tuple(values["variants"] or ())
+        given = {field.name: values.pop(field.name) for field in fields}
+        given["variants"] = tuple(given["variants"] or ())
         try:
-            settings = Settings(**values)
+            settings = Settings(**given)
         except SettingsError as error:
             raise _fail(str(error)) from error
-        command(settings)
+        command(settings, **values)
 
-    hints = typing.get_type_hints(Settings)
-    parameters = []
-    for field in dataclasses.fields(Settings):
-        knob = knobs()[field.name]
-        kind: Any = list[str] if field.name == "variants" else hints[field.name]
-        names = ["--variant"] if field.name == "variants" else [flag(field.name)]
-        option = typer.Option(
-            *names, help=knob.help, envvar=environment_variable(field.name), min=knob.low, max=knob.high
-        )
-        default = None if field.name == "variants" else _default(field)
-        parameters.append(
-            inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
-            )
-        )
+    parameters = [*map(_option, fields), *own]
+    call.__doc__ = command.__doc__
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # typer reads it; mypy has no field
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call
+
+
+def _option(field: dataclasses.Field[Any]) -> inspect.Parameter:
+    knob = knobs()[field.name]
+    many = field.name == "variants"
+    option = typer.Option(
+        "--variant" if many else flag(field.name),
+        help=knob.help,
+        envvar=environment_variable(field.name),
+        min=knob.low,
+        max=knob.high,
+        # The default store depends on the machine the help is read on.
+        show_default=field.default_factory is dataclasses.MISSING,
+    )
+    kind: Any = list[str] if many else typing.get_type_hints(Settings)[field.name]
+    default = None if many else _default(field)
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+    )
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -83,11 +100,29 @@ def _fail(message: str) -> typer.Exit:
 
 
 @contextlib.contextmanager
+def _stoppable() -> Generator[None]:
+    """SIGTERM and Ctrl-C end a start that is under way: no request is in service yet, so there is nothing to drain.
+
+    Without this a container's first process, which has no default for SIGTERM, would ignore it until it is ready.
+    """
+
+    def stop(number: int, _frame: object) -> None:
+        typer.echo(f"phiserve: {signal.Signals(number).name} received before the server was ready; stopped", err=True)
+        raise typer.Exit(0)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def _stages(console: Console) -> Generator[Callable[[str, int, int], None]]:
-    """A progress bar for each stage that is reported, in the order in which they begin."""
-    with Progress(
-        TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-    ) as progress:
+    """A progress bar for each stage that is reported, in the order in which they begin; nothing without a terminal."""
+    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         tasks: dict[str, TaskID] = {}
 
         def show(stage: str, done: int, total: int) -> None:
@@ -99,40 +134,41 @@ def _stages(console: Console) -> Generator[Callable[[str, int, int], None]]:
 
 
 def _serve(settings: Settings) -> None:
-    from service.app import StartError, bind, build_server, run_server  # noqa: PLC0415 - loads ONNX Runtime and FastAPI
+    from service.app import StartError, build_server, run_server, take_port  # noqa: PLC0415 - loads ONNX Runtime and FastAPI
     from service.telemetry.logs import LogFormat, configure_logging  # noqa: PLC0415 - as above
 
     configure_logging(level=logging.getLevelName(settings.log_level.upper()), log_format=LogFormat(settings.log_format))
-    console = Console(stderr=True)
-    try:
-        listener = bind(settings)
-        with _stages(console) as show:
-            server = build_server(settings, show)
-    except StartError as error:
-        raise _fail(str(error)) from error
 
     def announce(url: str) -> None:
+        names = ", ".join(row.variant.name for row in server.engine.variants() if row.routable)
         typer.echo(
-            f"phiserve serves {', '.join(row.variant.name for row in server.engine.variants())} on {url}\n"
+            f"phiserve serves {names} on {url}\n"
             f"  curl --data-binary @photo.jpg '{url}/classify?budget_ms=50'\n"
             f"  {url}/docs shows the API, {url}/variants what each budget gets"
         )
 
-    run_server(server, listener, announce)
+    try:
+        with _stoppable(), _stages(Console(stderr=True)) as show:
+            listener = take_port(settings)
+            server = build_server(settings, show)
+        run_server(server, listener, announce)
+    except StartError as error:
+        raise _fail(str(error)) from error
 
 
-def profile(
+def _profile(
+    settings: Settings,
     *,
-    store: StoreOption = None,
-    provider: Annotated[ProviderName, typer.Option(help="ONNX Runtime execution provider.")] = "auto",
-    allow_untrained: Annotated[bool, typer.Option(help="Also profile untrained variants.")] = False,
-    force: Annotated[bool, typer.Option(help="Measure again, even if the cached profile is current.")] = False,
-    explain: Annotated[bool, typer.Option(help="Also say what the numbers mean for budgets and load.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Measure again, even if the cached profile is current.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also say what the numbers mean for budgets and load.")
+    ] = False,
 ) -> None:
     """Measure every variant on this machine, as `serve` does at its first start, and print the table."""
     from service.app import StartError, profile_store  # noqa: PLC0415 - loads ONNX Runtime
 
-    settings = Settings(store=store or default_store_root(), provider=provider, allow_untrained=allow_untrained)
     try:
         with _stages(Console(stderr=True)) as show:
             measured, menu = profile_store(settings, show, force=force)
@@ -143,11 +179,11 @@ def profile(
         "variant", "top-1 %", "threads", "batch", "ms", "ms an image", title=f"{measured.machine}, {measured.runtime}"
     )
     for choice in menu.choices:
-        top1 = "untrained" if choice.variant.top1 is None else f"{choice.variant.top1:.1f}"
+        top1 = "unknown" if choice.variant.top1 is None else f"{choice.variant.top1:.1f}"
         for point in choice.profile.points:
             ms = point.latency_ns / NS_PER_MS
             cells = (str(choice.threads), str(point.batch_size), f"{ms:.1f}", f"{ms / point.batch_size:.1f}")
-            table.add_row(choice.variant.name, top1, *cells)
+            table.add_row(choice.variant.name, top1 if choice.variant.trained else "untrained", *cells)
     console.print(table)
     if explain:
         for line in explain_menu(measured, menu):
