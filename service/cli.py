@@ -148,10 +148,10 @@ def _serve(settings: Settings) -> None:
         )
 
     try:
-        with _stoppable(), _stages(Console(stderr=True)) as show:
-            listener = take_port(settings)
-            server = build_server(settings, show)
-        run_server(server, listener, announce)
+        with take_port(settings) as listener:
+            with _stoppable(), _stages(Console(stderr=True)) as show:
+                server = build_server(settings, show)
+            run_server(server, listener, announce)
     except StartError as error:
         raise _fail(str(error)) from error
 

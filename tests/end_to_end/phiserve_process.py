@@ -1,0 +1,126 @@
+"""The `phiserve` command as a real process: run to its end, or serving until it is told to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+
+PHISERVE = Path(sys.executable).with_name("phiserve")
+START_TIMEOUT_S = 100
+END_TIMEOUT_S = 30
+# Nothing of the caller's own configuration reaches a test.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PHISERVE_")} | {
+    "COLUMNS": "200",
+    "PYTHONWARNINGS": "error",
+}
+
+
+def run_phiserve(*arguments: str | Path, timeout_s: float = END_TIMEOUT_S) -> subprocess.CompletedProcess[str]:
+    """Run a command that ends by itself."""
+    return subprocess.run(
+        [PHISERVE, *arguments], capture_output=True, text=True, check=False, timeout=timeout_s, env=ENVIRONMENT
+    )
+
+
+class ServerProcess:
+    """A `phiserve serve` that was started; `url` waits for its announcement."""
+
+    def __init__(self, *arguments: str | Path) -> None:
+        self.process = subprocess.Popen(
+            [PHISERVE, "serve", "--port", "0", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+        )
+        self._out, self._err = _Lines(self.process.stdout), _Lines(self.process.stderr)
+        self._url: str | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it serves, from the line that announces it."""
+        if self._url is None:
+            line = self._out.wait_for(lambda line: line.startswith("phiserve serves"), START_TIMEOUT_S)
+            assert line is not None, f"the server ended before it served: {self._err.seen}"
+            self._url = line.rsplit(" ", 1)[-1]
+        return self._url
+
+    def wait_for_log(self, text: str) -> str:
+        """The first line of the log, from here on, that holds `text`."""
+        line = self._err.wait_for(lambda line: text in line, START_TIMEOUT_S)
+        assert line is not None, f"the server ended without logging {text!r}: {self._err.seen}"
+        return line
+
+    def log(self) -> list[dict[str, Any]]:
+        """The log lines so far; after `wait`, all of them."""
+        return [json.loads(line) for line in self._err.seen]
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout_s: float = END_TIMEOUT_S) -> int:
+        """The exit code; raises `subprocess.TimeoutExpired` if it does not end in time."""
+        code = self.process.wait(timeout_s)
+        self._out.join()
+        self._err.join()
+        return code
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+
+
+class _Lines:
+    """Reads a pipe to its end, so that the process never blocks on it."""
+
+    def __init__(self, pipe: IO[str] | None) -> None:
+        assert pipe is not None
+        self.seen: list[str] = []
+        self._fresh: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._read, args=(pipe,))
+        self._thread.start()
+
+    def _read(self, pipe: IO[str]) -> None:
+        with pipe:
+            for line in pipe:
+                self.seen.append(line.rstrip("\n"))
+                self._fresh.put(self.seen[-1])
+        self._fresh.put(None)
+
+    def wait_for(self, wanted: Callable[[str], bool], timeout_s: float) -> str | None:
+        """The next line that is `wanted`, or None if the pipe ends first; raises `queue.Empty` after a silence."""
+        while (line := self._fresh.get(timeout=timeout_s)) is not None:
+            if wanted(line):
+                return line
+        self._fresh.put(None)
+        return None
+
+    def join(self) -> None:
+        self._thread.join()
+
+
+@contextmanager
+def serving(*arguments: str | Path) -> Iterator[ServerProcess]:
+    """A server that is up, for as long as the block lasts."""
+    server = ServerProcess(*arguments)
+    try:
+        assert server.url
+        yield server
+    finally:
+        server.close()
+
+
+def client_of(server: ServerProcess) -> httpx.Client:
+    return httpx.Client(base_url=server.url, timeout=60)
