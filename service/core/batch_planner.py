@@ -161,9 +161,11 @@ class BatchPlanner:
         value = size * choice.accuracy - worth.of(candidate.batch) - worth.price * cost
         ends_ns = situation.now_ns + candidate.latency_ns
         value -= losses.after(ends_ns, choice.threads, size + candidate.skipped, candidate.skipped)
-        if situation.idle == choice.threads:
-            busy_ns = min((*situation.free_at_ns, ends_ns)) - situation.now_ns
-            value -= self.load.blocking_loss(busy_ns, situation.now_ns)
+        free_after = [0] * (situation.idle - choice.threads) + [candidate.latency_ns] * choice.threads
+        free_after += [at_ns - situation.now_ns for at_ns in situation.free_at_ns]
+        free_after.sort()
+        backlog = (len(situation.queue) - size - candidate.skipped) * self.menu.cheapest.core_ns_per_image
+        value -= self.load.future_loss(free_after, backlog, situation.now_ns)
         spent = cost / size if len(situation.queue) > 1 else float(candidate.latency_ns)
         return (round(value / _TIE), -spent, choice.accuracy)
 

@@ -66,7 +66,7 @@ def gpu_b() -> Menu:
     """B0–B7 on a GPU-shaped machine: layers set the cost of a run, FLOPs the cost of one more image."""
     choices = []
     for name, (top1, _, _, gflops, layers) in _B.items():
-        fixed_ms, marginal_ms = layers * 0.02, gflops * 0.25
+        fixed_ms, marginal_ms = layers * 0.1, gflops * 1.25
         choices.append(choice(name, top1, {size: fixed_ms + size * marginal_ms for size in GPU_BATCHES}))
     return Menu(choices)
 

@@ -27,7 +27,7 @@ def test_no_traffic_no_price() -> None:
     estimator = LoadEstimator(cpu_menu(), 1)
     assert estimator.arrivals_per_ns(0) == 0
     assert estimator.price_per_core_ns(0) == 0
-    assert estimator.blocking_loss(50 * MS, 0) == 0
+    assert estimator.future_loss([50 * MS], 0.0, 0) == 0
 
 
 @pytest.mark.parametrize("rate_per_s", [20, 100, 700])
@@ -80,15 +80,38 @@ def test_more_workers_lower_the_price() -> None:
     assert four.price_per_core_ns(now_ns) < one.price_per_core_ns(now_ns)
 
 
-def test_blocking_costs_only_short_budgets() -> None:
-    """Budgets longer than the block plus the fastest run lose nothing; shorter ones lose more, the longer the block."""
+def test_a_busy_worker_costs_only_short_budgets() -> None:
+    """Budgets longer than the wait plus the fastest run lose nothing; shorter ones lose more, the longer the wait."""
     patient, now_ns = fed(50, budget_ms=500)
     patient.price_per_core_ns(now_ns)
-    assert patient.blocking_loss(50 * MS, now_ns) == 0
+    assert patient.future_loss([50 * MS], 0.0, now_ns) == 0
     hasty, now_ns = fed(50, budget_ms=15)
     hasty.price_per_core_ns(now_ns)
-    losses = [hasty.blocking_loss(ms * MS, now_ns) for ms in (0, 5, 10, 20, 50)]
+    losses = [hasty.future_loss([ms * MS], 0.0, now_ns) for ms in (0, 10, 20, 50)]
     assert losses == sorted(losses)
-    assert losses[0] == losses[1] == 0
-    # 20 ms of block: arrivals in the first 15 ms find more than 5 ms of it left. 50/s * 15 ms * 75 points.
-    assert losses[3] == pytest.approx(50 * 0.015 * 75, rel=0.05)
+    assert losses[0] == 0
+    # 20 ms busy: arrivals in the first 15 ms find more than 5 ms of it left. 50/s * 15 ms * 75 points, and a little
+    # more for those that then wait behind each other.
+    assert 50 * 0.015 * 75 * 0.8 < losses[2] < 50 * 0.015 * 75 * 1.6
+
+
+def test_an_idle_neighbour_makes_a_busy_worker_cheap() -> None:
+    """While another worker is idle, one busy worker costs a part of what it costs alone."""
+    estimator, now_ns = fed(50, budget_ms=12, workers=2)
+    estimator.price_per_core_ns(now_ns)
+    helped, both_busy = (estimator.future_loss([ms * MS, 20 * MS], 0.0, now_ns) for ms in (0, 20))
+    assert 0 < helped < both_busy / 2
+
+
+def test_a_backlog_costs_more_than_none() -> None:
+    """Core time that is already spoken for makes waits longer, and never shorter."""
+    estimator = LoadEstimator(cpu_menu(), 1)
+    estimator.running(0, anything=True)
+    now_ns = 0
+    for step in range(400):
+        now_ns = step * 12 * MS
+        estimator.observe((12 + step % 60) * MS, now_ns)
+    estimator.price_per_core_ns(now_ns)
+    losses = [estimator.future_loss([0], backlog_ms * MS, now_ns) for backlog_ms in (0, 20, 60, 200)]
+    assert losses == sorted(losses)
+    assert losses[0] < losses[-1]

@@ -1,0 +1,61 @@
+"""The working point: free when idle, cheapest when flooded, and better than a fixed target in between."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.core.capacity_price import IDLE, Operation, best_operation
+from tests.fakes.menus import MS, cpu_menu, gpu_menu
+
+LONG = [500 * MS] * 8
+
+
+def operation(rate_per_s: float, budgets_ns: list[int] = LONG, *, workers: int = 1, decode_ms: float = 0) -> Operation:
+    return best_operation(
+        cpu_menu(),
+        budgets_ns,
+        workers=workers,
+        arrivals_per_ns=rate_per_s / 1e9,
+        decode_core_ns=round(decode_ms * MS),
+    )
+
+
+def test_nothing_known_is_idle() -> None:
+    """Without budgets or arrivals core time is free."""
+    assert operation(0) == IDLE
+    assert operation(100, []) == IDLE
+
+
+def test_light_traffic_is_free() -> None:
+    """A rate that the most accurate variant carries easily has no price."""
+    assert operation(5).above == 0
+
+
+def test_overload_is_priced_at_what_the_cheapest_variant_earns() -> None:
+    """Above the capacity of the cheapest variant no choice but that one is worth its time."""
+    assert operation(500).below >= 75 / (10 * MS) * 0.999
+
+
+def test_decoding_counts() -> None:
+    """Core time that decoding takes leaves less for runs: the price is at least as high."""
+    assert operation(14, decode_ms=30).above > operation(14).above
+
+
+@given(
+    rate=st.floats(1, 2000),
+    budgets_ms=st.lists(st.floats(1, 1000), min_size=1, max_size=16),
+    workers=st.integers(1, 8),
+    gpu=st.booleans(),
+)
+def test_a_working_point_is_always_sound(rate: float, budgets_ms: list[float], workers: int, *, gpu: bool) -> None:
+    """Whatever the traffic, prices are finite and ordered, and the utilisation is a share."""
+    found = best_operation(
+        gpu_menu() if gpu else cpu_menu(),
+        [round(budget * MS) for budget in budgets_ms],
+        workers=workers,
+        arrivals_per_ns=rate / 1e9,
+        decode_core_ns=0,
+    )
+    assert 0 <= found.below <= found.above < 1
+    assert 0 <= found.utilisation <= 1
