@@ -58,8 +58,14 @@ parity: ## Compare every graph with reference implementations under torch, in th
 sim: $(dev_ready) ## Simulate the scheduler over loads and seeds
 	@$(bin)/python -m tests.simulation
 
-bench: $(dev_ready) ## Measure; results go to benchmarks/results/
-	@$(bin)/python -m benchmarks
+bench: $(dev_ready) ## Measure; results go to benchmarks/results/ (BENCH="planner replay", TRACES=folder)
+	@$(bin)/python -m benchmarks $(BENCH) $(if $(TRACES),--traces $(TRACES))
+
+proto: ## Check that the wire contract compiles
+	@test -x .venv-proto/bin/python || $(PYTHON) -m venv .venv-proto
+	@.venv-proto/bin/pip install --quiet --disable-pip-version-check 'grpcio-tools>=1.70,<2'
+	@.venv-proto/bin/python -m grpc_tools.protoc --proto_path=proto --descriptor_set_out=/dev/null $$(find proto -name '*.proto')
+	@echo "proto/ compiles"
 
 lock: ## Pin the newest versions that fit pyproject.toml into constraints.txt
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
@@ -68,4 +74,4 @@ lock: ## Pin the newest versions that fit pyproject.toml into constraints.txt
 	@rm -rf .venv-lock
 
 clean: ## Remove what was installed and built
-	rm -rf $(VENV) .venv-parity build *.egg-info $(STORE)
+	rm -rf $(VENV) .venv-parity .venv-proto build *.egg-info $(STORE)
