@@ -29,6 +29,8 @@ _OFFSETS = (0, 1, 2, 4, 8, 16)
 _LOOKAHEAD_RATIO = 1.25
 _TIE = 1e-6
 
+TARGET_EXPONENT = -0.07
+
 
 @dataclass(frozen=True, slots=True)
 class PlannerSettings:
@@ -158,8 +160,9 @@ class BatchPlanner:
         """Net value first; among equals, the least core time per image if others wait, else the fastest."""
         choice, size = candidate.choice, len(candidate.batch)
         cost = candidate.latency_ns * choice.threads
-        value = size * choice.accuracy - worth.of(candidate.batch) - worth.price * cost
         ends_ns = situation.now_ns + candidate.latency_ns
+        earned = sum(value_of(request, choice.accuracy, ends_ns) for request in candidate.batch)
+        value = earned - worth.of(candidate.batch, situation.now_ns) - worth.price * cost
         value -= losses.after(ends_ns, choice.threads, size + candidate.skipped, candidate.skipped)
         free_after = [0] * (situation.idle - choice.threads) + [candidate.latency_ns] * choice.threads
         free_after += [at_ns - situation.now_ns for at_ns in situation.free_at_ns]
@@ -181,9 +184,12 @@ class _WorthAlone:
         self._menu = menu
         self._by_policy: dict[tuple[str | None, float | None], float] = {}
 
-    def of(self, batch: tuple[QueuedRequest, ...]) -> float:
+    def of(self, batch: tuple[QueuedRequest, ...], now_ns: int) -> float:
         """The sum over `batch`, in top-1 points."""
-        return sum(self._one(request.policy) for request in batch)
+        return sum(
+            self._one(request.policy) if request.policy.target_ns is None else self._with_target(request, now_ns)
+            for request in batch
+        )
 
     def _one(self, policy: RoutingPolicy) -> float:
         key = (policy.variant, policy.min_accuracy)
@@ -193,6 +199,24 @@ class _WorthAlone:
             found = max(c.accuracy - self.price * c.latency_ns(1) * c.threads for c in allowed)
             self._by_policy[key] = found
         return found
+
+    def _with_target(self, request: QueuedRequest, now_ns: int) -> float:
+        return max(
+            value_of(request, c.accuracy, now_ns + c.latency_ns(1)) - self.price * c.latency_ns(1) * c.threads
+            for c in self._menu.allowed(request.policy)
+        )
+
+
+def value_of(request: QueuedRequest, accuracy: float, ends_ns: int) -> float:
+    """What an answer of `accuracy` at `ends_ns` is worth to its caller, in top-1 points.
+
+    With a soft target, accuracy * (latency / target) ** -0.07: the objective by which the paper searched its
+    baseline (Tan and Le 2019, section 3.3; w from MnasNet), on measured latency from received to answered.
+    """
+    target_ns = request.policy.target_ns
+    if target_ns is None:
+        return accuracy
+    return float(accuracy * (max(1, ends_ns - request.received_ns) / target_ns) ** TARGET_EXPONENT)
 
 
 class _QueueLoss:

@@ -18,6 +18,7 @@ from model_store.labels import Label
 from model_store.latency_profile import MachineProfile
 from model_store.manifest import Manifest, ModelVariant
 from service.core.clock import Clock
+from service.core.drift import Drift
 from service.core.instrument import Instrument
 from service.core.menu import Menu
 from service.core.ports import DecodedImage, Decoder, WorkerPool
@@ -139,6 +140,7 @@ class Engine:
         self._admitted = 0
         self._admitted_by_client: Counter[str] = Counter()
         self._accepting = False
+        self._decode_drift = Drift()
         self._timer: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
         self._resolutions = {name: _shorter_side(variant.manifest.variant) for name, variant in served.items()}
@@ -183,7 +185,7 @@ class Engine:
 
     def choose_when_idle(self, budget_ns: int) -> str | None:
         """The variant that an idle server would answer a typical photograph with, given `budget_ns`."""
-        decode_ns = self._profile.decode.cost_ns(_TYPICAL_PIXELS)
+        decode_ns = self._decode_ns(_TYPICAL_PIXELS)
         return self._scheduler.idle_choice(budget_ns - decode_ns, DEFAULT_POLICY)
 
     async def infer(
@@ -237,7 +239,7 @@ class Engine:
         header = self._decoder.probe(image)
         deadline_ns = received_ns + (options.budget_ns or self._settings.budget_ns_default)
         if options.policy.on_miss is OnMiss.REJECT:
-            ready_ns = self.now_ns() + self._profile.decode.cost_ns(header.pixels)
+            ready_ns = self.now_ns() + self._decode_ns(header.pixels)
             infeasible = self._scheduler.infeasible(deadline_ns, options.policy, ready_ns)
             if infeasible is not None:
                 raise _too_late(infeasible.reason, ready_ns - received_ns + infeasible.needed_ns)
@@ -270,7 +272,7 @@ class Engine:
         decoded, decode_ns = await self._decode(image, header, options, deadline_ns)
         now_ns = self.now_ns()
         self._last_id += 1
-        request = QueuedRequest(self._last_id, now_ns, deadline_ns, options.policy)
+        request = QueuedRequest(self._last_id, received_ns, deadline_ns, options.policy)
         flight = _Flight(
             options=options,
             budget_ns=deadline_ns - received_ns,
@@ -294,7 +296,7 @@ class Engine:
     ) -> tuple[DecodedImage, int]:
         """Decode no larger than the most accurate variant that could still be chosen needs, within the deadline."""
         started_ns = self.now_ns()
-        slack_ns = deadline_ns - started_ns - self._profile.decode.cost_ns(header.pixels)
+        slack_ns = deadline_ns - started_ns - self._decode_ns(header.pixels)
         feasible = [c for c in self._menu.allowed(options.policy) if c.latency_ns(1) <= slack_ns]
         names = {choice.variant.name for choice in feasible or self._menu.allowed(options.policy)}
         resolution = max(self._resolutions[name] for name in names)
@@ -304,9 +306,15 @@ class Engine:
                 self._decoder.decode(image, resolution), None if timeout_ns is None else timeout_ns / NS_PER_S
             )
         except TimeoutError:
-            needed_ns = self._profile.decode.cost_ns(header.pixels) + self._menu.fastest_ns(options.policy)
+            needed_ns = self._decode_ns(header.pixels) + self._menu.fastest_ns(options.policy)
             raise _too_late("the budget ran out while the image was decoded", needed_ns) from None
-        return decoded, self.now_ns() - started_ns
+        now_ns = self.now_ns()
+        self._decode_drift.observe(self._profile.decode.cost_ns(header.pixels), now_ns - started_ns, now_ns)
+        return decoded, now_ns - started_ns
+
+    def _decode_ns(self, pixels: int) -> int:
+        """Predicted time to decode so many pixels, by the profile and by what decodes took lately."""
+        return int(self._profile.decode.cost_ns(pixels) * self._decode_drift.ratio(self.now_ns()))
 
     # Performing the scheduler's actions -----------------------------------------------------------------
 

@@ -5,7 +5,7 @@ The menu is the planner's only view of models. It knows no queue and no clock.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,13 +20,17 @@ from service.errors import InvalidArgument, UnknownVariant
 BATCH_GAIN_MIN = 0.05
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Choice:
-    """One variant at one thread width. `accuracy` is its value in top-1 points (percent)."""
+    """One variant at one thread width. `accuracy` is its value in top-1 points (percent).
+
+    `scale` is what observed runs say of the profile (see `drift.py`): every prediction is profile times scale.
+    """
 
     variant: ModelVariant
     accuracy: float
     profile: LatencyProfile
+    scale: float = 1.0
 
     @property
     def threads(self) -> int:
@@ -47,7 +51,7 @@ class Choice:
 
     def latency_ns(self, batch_size: int) -> int:
         """Predicted nanoseconds of one run of `batch_size` images."""
-        return self.profile.latency_ns(batch_size)
+        return int(self.profile.latency_ns(batch_size) * self.scale)
 
     @property
     def core_ns_per_image(self) -> float:
@@ -68,6 +72,7 @@ class Menu:
         if not self.choices:
             raise ValueError("a menu needs at least one routable variant")
         self._known = frozenset(known)
+        self._cheapest: Choice | None = None
         self._allowed: dict[tuple[str | None, float | None], tuple[Choice, ...]] = {}
 
     def allowed(self, policy: RoutingPolicy) -> tuple[Choice, ...]:
@@ -107,6 +112,12 @@ class Menu:
             return f"variant {name!r} is untrained, which this server was not told to serve; try one of {names}"
         return f"no variant {name!r}; try one of {names}"
 
+    def rescale(self, scales: Mapping[tuple[str, int], float]) -> None:
+        """Multiply the profile of each choice, by (variant, threads), with what was observed of it."""
+        for choice in self.choices:
+            choice.scale = scales[choice.variant.name, choice.threads]
+        self._cheapest = None
+
     def fastest_ns(self, policy: RoutingPolicy) -> int:
         """Nanoseconds of the fastest single-image run that `policy` allows."""
         return min(choice.latency_ns(1) for choice in self.allowed(policy))
@@ -114,7 +125,9 @@ class Menu:
     @property
     def cheapest(self) -> Choice:
         """The choice that costs the least core time per image: what carries the most load."""
-        return min(self.choices, key=lambda choice: (choice.core_ns_per_image, -choice.accuracy))
+        if self._cheapest is None:
+            self._cheapest = min(self.choices, key=lambda choice: (choice.core_ns_per_image, -choice.accuracy))
+        return self._cheapest
 
     def best_within(self, budget_ns: int, policy: RoutingPolicy) -> Choice | None:
         """The most accurate choice whose single-image run fits `budget_ns` (MaxAcc); None if none does."""

@@ -70,11 +70,11 @@ class ImageHeader:
 class QueuedRequest:
     """What the scheduler knows of a decoded request. The pixels stay with the engine, keyed by `request_id`.
 
-    `deadline_ns` is when the answer must be ready to be written; `submitted_ns` when it entered the queue.
+    `received_ns` is when it was received whole; `deadline_ns` when the answer must be ready to be written.
     """
 
     request_id: int
-    submitted_ns: int
+    received_ns: int
     deadline_ns: int
     policy: RoutingPolicy = DEFAULT_POLICY
 

@@ -18,6 +18,7 @@ from enum import StrEnum
 
 from service.core.batch_planner import BatchPlanner, Situation
 from service.core.deadline_queue import DeadlineQueue
+from service.core.drift import LatencyModel
 from service.core.request import OnMiss, Plan, QueuedRequest, RoutingPolicy
 
 NS_PER_MS = 1_000_000
@@ -72,6 +73,7 @@ class SchedulerSettings:
 class _Run:
     workers: tuple[int, ...]
     plan: Plan
+    started_ns: int
     free_at_ns: int
     wanted: dict[int, QueuedRequest]
 
@@ -100,6 +102,7 @@ class Scheduler:
         """All workers start idle."""
         self._planner = planner
         self._menu = planner.menu
+        self._latencies = LatencyModel(planner.menu)
         self._queue = queue
         self._late: dict[int, QueuedRequest] = {}
         self._settings = settings
@@ -129,6 +132,10 @@ class Scheduler:
         others, and what is refused at the door must truly have been hopeless.
         """
         fastest_ns = self._menu.fastest_ns(policy) + self._planner.settings.overhead_ns
+        if ready_ns + fastest_ns > deadline_ns:
+            # Distrust fades with time, and a door that refuses everything must notice that.
+            self._latencies.refresh(ready_ns)
+            fastest_ns = self._menu.fastest_ns(policy) + self._planner.settings.overhead_ns
         if ready_ns + fastest_ns > deadline_ns:
             return Infeasible("no allowed variant can make the budget", fastest_ns)
         start_ns = self._start_estimate_ns(deadline_ns, ready_ns)
@@ -171,6 +178,9 @@ class Scheduler:
         self._idle.extend(run.workers)
         self._idle.sort()
         self._planner.load.running(now_ns, anything=bool(self._runs))
+        if not failed:
+            key = (run.plan.variant, run.plan.threads)
+            self._latencies.run_took(key, len(run.plan.request_ids), now_ns - run.started_ns, now_ns)
         settled: list[Action] = []
         for request_id, request in run.wanted.items():
             del self._run_of_request[request_id]
@@ -282,7 +292,7 @@ class Scheduler:
         workers = tuple(self._idle[: plan.threads])
         assert len(workers) == plan.threads, f"plan wants {plan.threads} workers, {len(workers)} are idle"
         del self._idle[: plan.threads]
-        run = _Run(workers, plan, now_ns + plan.latency_ns, {})
+        run = _Run(workers, plan, now_ns, now_ns + plan.latency_ns, {})
         for request_id in plan.request_ids:
             request = self._queue.remove(request_id) or self._late.pop(request_id)
             run.wanted[request_id] = request

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.batch_planner import BatchPlanner, PlannerSettings, Situation
+from service.core.batch_planner import BatchPlanner, PlannerSettings, Situation, value_of
 from service.core.deadline_queue import DeadlineQueue
 from service.core.load import LoadEstimator
 from service.core.menu import Menu
@@ -149,3 +151,26 @@ def test_late_plans_use_the_fastest_allowed_variant() -> None:
     assert found is not None
     assert found.variant == "medium"
     assert planner.plan_late(late, idle=0) is None
+
+
+def test_a_soft_target_trades_accuracy_for_latency() -> None:
+    """With a target far below the accurate variants' latency a faster one maximises the paper's objective."""
+    menu = cpu_menu()
+    planner = BatchPlanner(menu, LoadEstimator(menu, 1), PlannerSettings(16, 0))
+    chosen = []
+    for target_ns in (None, 10 * MS):
+        queue = DeadlineQueue(size_max=1)
+        queue.push(QueuedRequest(1, NOW_NS, NOW_NS + 1000 * MS, RoutingPolicy(target_ns=target_ns)))
+        found = planner.plan(Situation(queue, NOW_NS, 1, ()))
+        assert found is not None
+        chosen.append(found.variant)
+    # By hand: 75 * (10/10)^-.07 = 75.0, 77 * (20/10)^-.07 = 73.4, 80 * (50/10)^-.07 = 71.5.
+    assert chosen == ["large", "small"]
+
+
+@given(st.integers(1, 1000), st.sampled_from([75.0, 77.0, 80.0]))
+def test_the_objective_is_the_papers(latency_ms: int, accuracy: float) -> None:
+    """At the target an answer is worth its accuracy; sooner is worth more, later less, by the power -0.07."""
+    request = QueuedRequest(1, NOW_NS, NOW_NS + 2000 * MS, RoutingPolicy(target_ns=100 * MS))
+    worth = value_of(request, accuracy, NOW_NS + latency_ms * MS)
+    assert math.isclose(worth, accuracy * (latency_ms / 100) ** -0.07, rel_tol=1e-9)

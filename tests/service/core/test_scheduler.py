@@ -46,8 +46,35 @@ def test_a_client_that_waits_for_each_answer_is_never_degraded() -> None:
     for request_id, (budget_ms, expected) in enumerate([(20, "medium"), (1000, "large")] * 40, start=1):
         made = QueuedRequest(request_id, now_ns, now_ns + budget_ms * MS)
         assert dispatched(machine.submit(made, now_ns)) == [(expected, (request_id,))]
-        now_ns += 50 * MS
+        now_ns += 20 * MS if expected == "medium" else 50 * MS
         machine.worker_idle(0, now_ns)
+
+
+def test_predictions_follow_a_machine_that_got_slower() -> None:
+    """When runs take twice what was predicted, the same budget soon gets a variant that makes it at that speed."""
+    machine = scheduler(cpu_menu())
+    now_ns = START_NS
+    chosen = []
+    for request_id in range(1, 7):
+        made = QueuedRequest(request_id, now_ns, now_ns + 60 * MS)
+        ((name, _),) = dispatched(machine.submit(made, now_ns))
+        chosen.append(name)
+        now_ns += {"small": 20, "medium": 40, "large": 100}[name] * MS
+        machine.worker_idle(0, now_ns)
+    assert chosen == ["large", "large", "large", "medium", "medium", "medium"]
+
+
+def test_distrust_fades() -> None:
+    """A variant that was slow is tried again after a while without evidence, even if the door refused all requests."""
+    machine = scheduler(cpu_menu())
+    now_ns = START_NS
+    for request_id in range(1, 4):
+        machine.submit(QueuedRequest(request_id, now_ns, now_ns + 15 * MS), now_ns)
+        now_ns += 40 * MS
+        machine.worker_idle(0, now_ns)
+    assert machine.infeasible(now_ns + 15 * MS, RoutingPolicy(), now_ns) is not None
+    now_ns += 30_000 * MS
+    assert machine.infeasible(now_ns + 15 * MS, RoutingPolicy(), now_ns) is None
 
 
 def test_overhead_is_part_of_the_budget() -> None:

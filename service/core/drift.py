@@ -1,0 +1,92 @@
+"""How far reality is from a profile right now: a sliding high quantile of observed / predicted.
+
+A profile is measured once; then another process takes a core, or the machine was disturbed while it was measured.
+`Drift` is one ratio that follows within a few observations. `LatencyModel` keeps one per choice of a menu and one for
+the machine as a whole, and scales each choice by its own ratio where it was seen lately and by the machine's where it
+was not. Predicting with the worst of recent runs is Clockwork's rule (OSDI'20); here a quantile, since one outlier on
+a shared machine must not price out a variant for long. Reads no clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from service.core.menu import Menu
+
+NS_PER_S = 1_000_000_000
+
+QUANTILE = 0.9
+RECENT_NS = 3 * NS_PER_S
+"""Observations older than this say nothing about now."""
+
+RELAX_NS = 5 * NS_PER_S
+"""Half-life of a ratio above one that is no longer confirmed: distrust fades, so that nothing is ruled out for good.
+A ratio below one stays: the profile was pessimistic, and that is learned."""
+
+ENOUGH = 3
+_WINDOW = 16
+RATIO_MIN, RATIO_MAX = 0.05, 20.0
+
+
+class Drift:
+    """One ratio of observed to predicted."""
+
+    def __init__(self, window: int = _WINDOW) -> None:
+        """Nothing observed: the prediction holds."""
+        self._observed: deque[tuple[int, float]] = deque(maxlen=window)
+        self._ratio = 1.0
+        self._at_ns = 0
+
+    def observe(self, predicted_ns: int, took_ns: int, now_ns: int) -> None:
+        """Something that was predicted to take `predicted_ns` took `took_ns` and ended at `now_ns`."""
+        ratio = took_ns / max(1, predicted_ns)
+        self._observed.append((now_ns, min(RATIO_MAX, max(RATIO_MIN, ratio))))
+        recent = self._recent(now_ns)
+        if len(recent) >= ENOUGH:
+            self._ratio, self._at_ns = _quantile(recent), now_ns
+
+    def is_known(self, now_ns: int) -> bool:
+        """Whether there are enough recent observations to go by."""
+        return len(self._recent(now_ns)) >= ENOUGH
+
+    def ratio(self, now_ns: int) -> float:
+        """Observed over predicted, at the quantile, relaxed for the time nothing was observed."""
+        if self._ratio <= 1.0:
+            return self._ratio
+        unconfirmed_ns = max(0, now_ns - self._at_ns - RECENT_NS)
+        return 1.0 + (self._ratio - 1.0) * math.pow(0.5, unconfirmed_ns / RELAX_NS)
+
+    def _recent(self, now_ns: int) -> list[float]:
+        return [ratio for at_ns, ratio in self._observed if now_ns - at_ns <= RECENT_NS]
+
+
+def _quantile(values: list[float]) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(QUANTILE * len(ordered)))]
+
+
+class LatencyModel:
+    """Keeps a menu's latencies honest. Tell it of every finished run; it rescales the menu's choices."""
+
+    def __init__(self, menu: Menu) -> None:
+        """Start from the profile."""
+        self._menu = menu
+        self._machine = Drift(window=2 * _WINDOW)
+        self._own = {(choice.variant.name, choice.threads): Drift() for choice in menu.choices}
+        self._choices = {(choice.variant.name, choice.threads): choice for choice in menu.choices}
+
+    def run_took(self, key: tuple[str, int], batch_size: int, took_ns: int, now_ns: int) -> None:
+        """A run of the choice `key` (variant, threads) with `batch_size` images took `took_ns`."""
+        predicted_ns = self._choices[key].profile.latency_ns(batch_size)
+        self._own[key].observe(predicted_ns, took_ns, now_ns)
+        self._machine.observe(predicted_ns, took_ns, now_ns)
+        self.refresh(now_ns)
+
+    def refresh(self, now_ns: int) -> None:
+        """Rescale every choice by what is known at `now_ns`."""
+        self._menu.rescale({key: self._scale(key, now_ns) for key in self._own})
+
+    def _scale(self, key: tuple[str, int], now_ns: int) -> float:
+        own = self._own[key]
+        return own.ratio(now_ns) if own.is_known(now_ns) else self._machine.ratio(now_ns)

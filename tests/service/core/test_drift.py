@@ -1,0 +1,92 @@
+"""Predictions that follow what is observed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.core.drift import RATIO_MAX, RATIO_MIN, RECENT_NS, RELAX_NS, Drift, LatencyModel
+from tests.fakes.menus import MS, cpu_menu
+
+NS_PER_S = 1_000_000_000
+
+
+def test_without_observations_the_prediction_holds() -> None:
+    """Nothing observed, nothing changed; two observations are not yet enough."""
+    drift = Drift()
+    assert drift.ratio(0) == 1.0
+    drift.observe(10, 50, 0)
+    drift.observe(10, 50, 1)
+    assert drift.ratio(1) == 1.0
+    assert not drift.is_known(1)
+
+
+@given(st.floats(0.1, 10), st.integers(3, 40))
+def test_a_steady_ratio_is_found(ratio: float, count: int) -> None:
+    """After three observations of the same ratio it is the estimate."""
+    drift = Drift()
+    for step in range(count):
+        drift.observe(1_000_000, round(1_000_000 * ratio), step * MS)
+    assert drift.ratio(count * MS) == pytest.approx(ratio, rel=1e-3)
+
+
+def test_the_estimate_is_a_high_quantile() -> None:
+    """With one slow run in eight the estimate is the slow one, as deadlines are kept by what a run may take."""
+    drift = Drift()
+    for step in range(16):
+        drift.observe(100, 300 if step % 8 == 0 else 100, step)
+    assert drift.ratio(16) == 3.0
+
+
+def test_a_change_shows_within_two_windows() -> None:
+    """When the machine becomes slower, and when it recovers, the estimate follows within as many runs as it keeps."""
+    drift = Drift()
+    for step, ratio in enumerate([1] * 20 + [2] * 3):
+        drift.observe(100, 100 * ratio, step)
+    assert drift.ratio(23) == 2.0
+    for step in range(23, 23 + 16):
+        drift.observe(100, 100, step)
+    assert drift.ratio(40) == 1.0
+
+
+def test_distrust_fades_and_good_news_stays() -> None:
+    """A ratio above one halves its excess for each half-life without evidence; one below one is kept."""
+    slow, fast = Drift(), Drift()
+    for step in range(3):
+        slow.observe(100, 500, step)
+        fast.observe(100, 50, step)
+    later_ns = 2 + RECENT_NS + RELAX_NS
+    assert slow.ratio(later_ns) == pytest.approx(3.0)
+    assert slow.ratio(later_ns + 60 * NS_PER_S) == pytest.approx(1.0, abs=0.01)
+    assert fast.ratio(later_ns + 60 * NS_PER_S) == 0.5
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**12), st.integers(0, 10**12)), max_size=30))
+def test_the_ratio_is_always_bounded(observed: list[tuple[int, int]]) -> None:
+    """Whatever is observed, zero and absurd times included, the ratio stays within its bounds."""
+    drift = Drift()
+    for step, (predicted_ns, took_ns) in enumerate(observed):
+        drift.observe(predicted_ns, took_ns, step)
+    assert RATIO_MIN <= drift.ratio(len(observed)) <= RATIO_MAX
+
+
+def test_unseen_choices_take_the_machines_drift() -> None:
+    """A process that takes a core slows all variants: those not seen lately are scaled by the others' ratio."""
+    menu = cpu_menu()
+    model = LatencyModel(menu)
+    for step in range(4):
+        model.run_took(("small", 1), 1, 20 * MS, step * MS)
+    assert [choice.latency_ns(1) for choice in menu.choices] == [100 * MS, 40 * MS, 20 * MS]
+
+
+def test_a_choice_goes_by_its_own_runs() -> None:
+    """A variant that alone overshoots is distrusted alone, once the others have shown that they do not."""
+    menu = cpu_menu()
+    model = LatencyModel(menu)
+    for step in range(16):
+        model.run_took(("small", 1), 1, 10 * MS, step * MS)
+        model.run_took(("medium", 1), 1, 60 * MS, step * MS)
+    by_name = {choice.variant.name: choice.latency_ns(1) for choice in menu.choices}
+    assert by_name["small"] == 10 * MS
+    assert by_name["medium"] == 60 * MS
