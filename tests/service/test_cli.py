@@ -1,0 +1,171 @@
+"""Flags and variables reach the settings, and what is wrong is refused before anything is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+import service.app
+from service.app import StartError
+from service.cli import add_server_commands, evaluate
+from service.settings import Settings, environment_variable, flag
+
+# One value for each setting, unlike its default.
+GIVEN = {
+    "host": ("localhost", "localhost"),
+    "port": ("0", 0),
+    "store": ("/somewhere/store", Path("/somewhere/store")),
+    "variants": ("lite0", ("lite0",)),
+    "allow_untrained": (None, True),
+    "provider": ("openvino", "openvino"),
+    "workers": ("3", 3),
+    "decode_threads": ("4", 4),
+    "batch_size_max": ("16", 16),
+    "queue_size_max": ("64", 64),
+    "admitted_max": ("600", 600),
+    "admitted_per_client_max": ("7", 7),
+    "image_bytes_max": ("1000", 1000),
+    "body_bytes_max": ("30000000", 30_000_000),
+    "image_pixels_max": ("1234567", 1_234_567),
+    "images_per_request_max": ("2", 2),
+    "top_k_max": ("9", 9),
+    "budget_ms_default": ("12.5", 12.5),
+    "budget_ms_max": ("5000", 5000.0),
+    "late_wait_ms_max": ("0", 0.0),
+    "drain_notice_s": ("2.5", 2.5),
+    "drain_timeout_s": ("3", 3.0),
+    "log_level": ("error", "error"),
+    "log_format": ("json", "json"),
+}
+
+
+class Commands:
+    """`serve` and `profile`, stopped where they would begin to load: `settings` is what came there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.settings: Settings | None = None
+        self.options: dict[str, object] = {}
+        self.app = typer.Typer()
+        add_server_commands(self.app)
+        self.app.command("evaluate")(evaluate)
+
+        def begin(settings: Settings, progress: object, **options: object) -> None:
+            self.settings, self.options = settings, options
+            raise StartError("this is as far as it goes")
+
+        monkeypatch.setattr(service.app, "build_server", begin)
+        monkeypatch.setattr(service.app, "profile_store", begin)
+
+    def run(self, *arguments: str, **environment: str) -> Result:
+        return CliRunner().invoke(self.app, arguments, env=environment)
+
+    def accepted(self, *arguments: str, **environment: str) -> Settings:
+        result = self.run(*arguments, **environment)
+        assert result.stderr.splitlines()[-1:] == ["phiserve: this is as far as it goes"], result.output
+        assert result.exit_code == 2
+        assert self.settings is not None
+        return self.settings
+
+
+@pytest.fixture
+def commands(monkeypatch) -> Commands:
+    for name in GIVEN:
+        monkeypatch.delenv(environment_variable(name), raising=False)
+    return Commands(monkeypatch)
+
+
+def flag_of(name: str) -> str:
+    return "--variant" if name == "variants" else flag(name)
+
+
+def test_every_setting_is_tested() -> None:
+    """A new setting needs a row in the table above."""
+    assert list(GIVEN) == [field.name for field in dataclasses.fields(Settings)]
+    defaults = dataclasses.asdict(Settings())
+    assert [name for name, (_, value) in GIVEN.items() if value == defaults[name]] == []
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_flag_sets_its_setting_and_no_other(commands, name) -> None:
+    """Each field has a flag; the rest keeps its default."""
+    text, value = GIVEN[name]
+    given = [flag_of(name)] if text is None else [flag_of(name), text]
+    port = [] if name == "port" else ["--port", "0"]
+    settings = commands.accepted("serve", *port, *given)
+    assert settings == Settings(**{"port": 0, name: value})
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_variable_sets_its_setting_and_no_other(commands, name) -> None:
+    """Each field has a `PHISERVE_` variable."""
+    text, value = GIVEN[name]
+    environment = {environment_variable(name): text or "1"}
+    port = [] if name == "port" else ["--port", "0"]
+    settings = commands.accepted("serve", *port, **environment)
+    expected = Settings(**{"port": 0, name: value})
+    assert settings == expected
+
+
+def test_a_flag_wins_over_its_variable(commands) -> None:
+    """What is typed overrules what is configured."""
+    settings = commands.accepted("serve", "--port", "0", "--workers", "2", PHISERVE_WORKERS="5", PHISERVE_TOP_K_MAX="3")
+    assert (settings.workers, settings.top_k_max) == (2, 3)
+
+
+def test_several_variants_can_be_named(commands) -> None:
+    """The flag is repeated; the variable takes names with spaces between."""
+    by_flag = commands.accepted("serve", "--port", "0", "--variant", "lite0", "--variant", "b3-fp16")
+    by_variable = commands.accepted("serve", "--port", "0", PHISERVE_VARIANTS="lite0 b3-fp16")
+    assert by_flag.variants == by_variable.variants == ("lite0", "b3-fp16")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--budget", "20"], "--budget"),
+        (["--port", "65536"], "65535"),
+        (["--workers", "many"], "--workers"),
+        (["--provider", "abacus"], "openvino"),
+        (["--drain-timeout-s", "-1"], "--drain-timeout-s"),
+        (["--budget-ms-default", "nan"], "--budget-ms-default"),
+        (["--admitted-max", "1"], "--queue-size-max"),
+        (["everything"], "everything"),
+    ],
+)
+def test_what_is_not_a_setting_is_refused(commands, arguments, named) -> None:
+    """Unknown flags, values out of bounds and contradictions end with 2 and name what is wrong; nothing is loaded."""
+    result = commands.run("serve", *arguments)
+    assert result.exit_code == 2
+    assert named in result.stderr
+    assert commands.settings is None
+
+
+def test_profile_takes_the_settings_that_a_profile_depends_on(commands) -> None:
+    """What `serve` would be started with can be measured before; the rest has no flag there."""
+    settings = commands.accepted(
+        "profile", "--batch-size-max", "2", "--workers", "1", "--force", PHISERVE_PROVIDER="cpu"
+    )
+    assert settings == Settings(batch_size_max=2, workers=1, provider="cpu")
+    assert commands.options == {"force": True}
+    assert commands.run("profile", "--port", "1").exit_code == 2
+
+
+def test_help_names_every_flag_and_variable(commands) -> None:
+    """`serve --help` is the reference of the settings."""
+    text = commands.run("serve", "--help", COLUMNS="300").stdout
+    for name in GIVEN:
+        assert flag_of(name) in text
+        assert environment_variable(name) in text
+
+
+def test_evaluate_without_a_store_is_one_line(commands, tmp_path) -> None:
+    """The folder that was looked at is named, and the command that fills it."""
+    result = commands.run("evaluate", "--images", str(tmp_path), "--store", str(tmp_path / "none"))
+    assert result.exit_code == 2
+    assert result.stderr.startswith("phiserve: ")
+    assert str(tmp_path / "none") in result.stderr
+    assert "phiserve store build" in result.stderr

@@ -1,0 +1,107 @@
+"""Settings are checked where they are made: bounds, contradictions, and a name on every way in."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.settings import Settings, SettingsError, environment_variable, flag, knobs
+
+BOUNDED = {name: knob for name, knob in knobs().items() if knob.low is not None}
+# Partners that a setting may be compared with, out of the way.
+ROOMY = {
+    "budget_ms_default": 1,
+    "budget_ms_max": 3_600_000,
+    "body_bytes_max": 2**31,
+    "image_bytes_max": 1,
+    "admitted_max": 100_000,
+    "queue_size_max": 1,
+}
+
+
+def test_defaults_are_valid_and_local() -> None:
+    """Nothing need be set: the server listens on loopback only and serves no untrained variant."""
+    settings = Settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert settings.allow_untrained is False
+    assert settings.variants == ()
+
+
+def test_every_setting_has_help_and_every_number_both_bounds() -> None:
+    """A setting without help or with one bound missing is a mistake of ours."""
+    for field in dataclasses.fields(Settings):
+        knob = knobs()[field.name]
+        assert knob.help.endswith("."), field.name
+        is_number = isinstance(field.default, int | float) and not isinstance(field.default, bool)
+        assert (knob.low is not None) is is_number, field.name
+        assert (knob.high is not None) is is_number, field.name
+    assert list(knobs()) == [field.name for field in dataclasses.fields(Settings)]
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_bounds_belong_to_the_range(name) -> None:
+    """Both ends of a range are allowed."""
+    for value in (BOUNDED[name].low, BOUNDED[name].high):
+        assert getattr(Settings(**(ROOMY | {name: value})), name) == value
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_beyond_the_bounds_the_flag_and_the_range_are_named(name) -> None:
+    """One below and one above are refused with what would have worked."""
+    knob = BOUNDED[name]
+    for value in (knob.low - 1, knob.high + 1):
+        with pytest.raises(SettingsError) as caught:
+            Settings(**{name: value})
+        assert str(caught.value) == f"{flag(name)} must be from {knob.low:g} to {knob.high:g}, got {value:g}"
+
+
+@given(st.sampled_from(sorted(BOUNDED)), st.floats())
+def test_any_number_is_taken_or_refused_by_its_bounds(name, value) -> None:
+    """Infinities and NaN are never within bounds, and nothing else decides."""
+    knob = BOUNDED[name]
+    if knob.low <= value <= knob.high:
+        assert getattr(Settings(**(ROOMY | {name: value})), name) == value
+    else:
+        with pytest.raises(SettingsError, match=flag(name)):
+            Settings(**(ROOMY | {name: value}))
+
+
+@pytest.mark.parametrize(
+    "contradiction",
+    [
+        {"budget_ms_default": 500, "budget_ms_max": 100},
+        {"body_bytes_max": 1000, "image_bytes_max": 2000},
+        {"admitted_max": 10, "queue_size_max": 20},
+    ],
+    ids=" ".join,
+)
+def test_contradictions_name_both_flags(contradiction) -> None:
+    """Two settings that are fine alone and make no sense together are refused, and equal ones are not."""
+    with pytest.raises(SettingsError) as caught:
+        Settings(**contradiction)
+    assert all(flag(name) in str(caught.value) for name in contradiction)
+    assert all(f"{value}" in str(caught.value) for value in contradiction.values())
+    first, second = contradiction
+    Settings(**{first: contradiction[second], second: contradiction[second]})
+
+
+def test_settings_do_not_change() -> None:
+    """What was read at the edge stays as it was read."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().port = 1
+
+
+def test_names_of_flags_and_variables_follow_the_field() -> None:
+    """One rule makes both names."""
+    assert flag("budget_ms_default") == "--budget-ms-default"
+    assert environment_variable("budget_ms_default") == "PHISERVE_BUDGET_MS_DEFAULT"
+
+
+def test_not_a_number_is_out_of_bounds() -> None:
+    """NaN compares with nothing, which must not let it through."""
+    with pytest.raises(SettingsError, match="got nan"):
+        Settings(drain_timeout_s=math.nan)
