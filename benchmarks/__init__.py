@@ -1,0 +1,1 @@
+"""Measurements of phiserve on real hardware, and of its planner. `python -m benchmarks` lists them."""

@@ -1,0 +1,45 @@
+"""`python -m benchmarks [planner] [simulation] [replay] [--flags]`: what `make bench` runs; all of them by default."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+BENCHMARKS = {
+    "planner": ("benchmarks.planner_cost", "what one decision of the planner costs"),
+    "simulation": ("benchmarks.simulation", "the scheduler on a fake clock beside an upper bound"),
+    "replay": ("benchmarks.replay", "the real server under load, beside fixed variants"),
+}
+"""Name to (module with a `main(argv)`, what it measures)."""
+
+# Which benchmark understands which flag, for `make bench`, which hands all it was given to all that it runs.
+TAKES_TRACES = ("simulation", "replay")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the named benchmarks, or all of them, with the remaining arguments."""
+    names = [word for word in argv if word in BENCHMARKS]
+    flags = [word for word in argv if word not in BENCHMARKS]
+    if "--help" in flags and not names:
+        print(__doc__)
+        for name, (_, what) in BENCHMARKS.items():
+            print(f"  {name:<11} {what} (python -m benchmarks {name} --help)")
+        return
+    if flags and not flags[0].startswith("-"):
+        sys.exit(f"no benchmark {flags[0]!r}; there are {', '.join(BENCHMARKS)}")
+    for name in names or BENCHMARKS:
+        module = importlib.import_module(BENCHMARKS[name][0])
+        module.main(_understood(name, flags))
+
+
+def _understood(name: str, flags: Sequence[str]) -> list[str]:
+    """`flags` without `--traces DIR` where traces mean nothing."""
+    if name in TAKES_TRACES or "--traces" not in flags:
+        return list(flags)
+    at = flags.index("--traces")
+    return [*flags[:at], *flags[at + 2 :]]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

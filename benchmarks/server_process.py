@@ -1,0 +1,166 @@
+"""The server under test as a process of its own, with an account of who uses the machine's cores.
+
+Starts `phiserve serve` on a free loopback port over a copy of the store without its profiles, so that the profile it
+decides by was taken minutes before, on the same machine in the same state, and the operator's own is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+START_TIMEOUT_S = 120
+END_TIMEOUT_S = 40
+
+
+class ServerError(Exception):
+    """The server did not start, or did not end."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoreTime:
+    """Core seconds used so far: by the server, by this process, and by everything on the machine.
+
+    `machine_s` is None where the kernel does not tell (anywhere but on Linux).
+    """
+
+    server_s: float
+    own_s: float
+    machine_s: float | None
+
+    @property
+    def others_s(self) -> float:
+        """Core seconds used by neither; 0 if unknown. The kernel counts in hundredths, so it is as coarse as that."""
+        return 0.0 if self.machine_s is None else max(0.0, self.machine_s - self.server_s - self.own_s)
+
+    def since(self, earlier: CoreTime) -> CoreTime:
+        """What was used between two readings."""
+        known = self.machine_s is not None and earlier.machine_s is not None
+        return CoreTime(
+            self.server_s - earlier.server_s,
+            self.own_s - earlier.own_s,
+            (self.machine_s or 0.0) - (earlier.machine_s or 0.0) if known else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerProcess:
+    """A server that is up at `url`."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+    async def others(self, duration_s: float) -> float:
+        """Cores in use by neither the server nor this process, on average over the next `duration_s`; 0 if unknown."""
+        before = self.core_time()
+        await asyncio.sleep(duration_s)
+        return self.core_time().since(before).others_s / duration_s
+
+    def core_time(self) -> CoreTime:
+        """A reading of the account."""
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        return CoreTime(_server_seconds(self.process.pid), own.ru_utime + own.ru_stime, _machine_seconds())
+
+
+def _server_seconds(pid: int) -> float:
+    """User and system time of all threads of a process (proc(5), /proc/pid/stat fields 14 and 15)."""
+    try:
+        # The command's name, in parentheses, may hold spaces.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _machine_seconds() -> float | None:
+    """Busy time of all cores (proc(5), /proc/stat): everything but idle and waiting for disks."""
+    try:
+        first = Path("/proc/stat").read_text().partition("\n")[0]
+    except OSError:
+        return None
+    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, first.split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def serving(store: Path, variants: Sequence[str]) -> Iterator[ServerProcess]:
+    """A server over `variants` of `store`, freshly profiled; drained when the block ends.
+
+    Raises:
+        ServerError: it did not start; the message is what it wrote.
+    """
+    with tempfile.TemporaryDirectory(prefix="phiserve-replay-") as folder:
+        copy = Path(folder) / "store"
+        shutil.copytree(store, copy, ignore=shutil.ignore_patterns("profiles", "provider-cache"))
+        with (Path(folder) / "log").open("w+") as log:
+            process = _start(copy, variants, log.fileno())
+            try:
+                yield ServerProcess(_announced_url(process, Path(log.name)), process)
+            finally:
+                _end(process)
+
+
+def _start(store: Path, variants: Sequence[str], log: int) -> subprocess.Popen[str]:
+    phiserve = Path(sys.executable).with_name("phiserve")
+    flags = [flag for name in variants for flag in ("--variant", name)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PHISERVE_")}
+    return subprocess.Popen(
+        [phiserve, "serve", "--port", "0", "--store", store, "--log-level", "warning", *flags],
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env=environment,
+    )
+
+
+def _announced_url(process: subprocess.Popen[str], log: Path) -> str:
+    """The URL of the line that announces it; its pipe ends if the server does."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("phiserve serves"):
+            return line.split()[-1]
+    process.wait(START_TIMEOUT_S)
+    raise ServerError(f"the server ended with code {process.returncode}: {log.read_text()[-2000:]}")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise ServerError(f"the server had not drained {END_TIMEOUT_S} s after SIGINT") from None
+    finally:
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+_BURN = "import os, sys\nos.setpriority(os.PRIO_PROCESS, 0, int(sys.argv[1]))\nwhile True: pass"
+
+
+class BusyNeighbour:
+    """Another process that burns one core while the block lasts, at the same priority as the server."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self._priority = os.getpriority(os.PRIO_PROCESS, server.process.pid)
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen([sys.executable, "-c", _BURN, str(self._priority)])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
