@@ -52,7 +52,7 @@ class ServerProcess:
         """Where it serves, from the line that announces it."""
         if self._url is None:
             line = self._out.wait_for(lambda line: line.startswith("phiserve serves"), START_TIMEOUT_S)
-            assert line is not None, f"the server ended before it served: {self._err.seen}"
+            assert line is not None, "the server ended before it served:\n" + "\n".join(self._err.seen)
             self._url = line.rsplit(" ", 1)[-1]
         return self._url
 

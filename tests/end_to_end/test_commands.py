@@ -81,3 +81,17 @@ def test_evaluate_refuses_a_folder_of_something_else(lite_store) -> None:
     assert ended.returncode == 2
     assert "NNN_name.jpg" in ended.stderr
     assert "espresso.jpg" in ended.stderr
+
+
+def test_evaluate_can_record_what_it_measured(tmp_path) -> None:
+    """With `--record --replace-published` the store says what was measured here, and on how many photographs."""
+    store, photographs = tmp_path / "store", tmp_path / "photographs"
+    photographs.mkdir()
+    shutil.copy(PHOTOGRAPHS / "espresso.jpg", photographs / "967_espresso.jpg")
+    assert run_phiserve("store", "build", "lite0", "--store", store).returncode == 0
+    arguments = ("--images", photographs, "--store", store, "--record", "--replace-published")
+    ended = run_phiserve("store", "evaluate", *arguments)
+    assert ended.returncode == 0, ended.stderr
+    shown = run_phiserve("store", "show", "lite0", "--store", store).stdout
+    assert "evaluated on 1 photographs of photographs" in shown
+    assert "100.0, 100.0" in shown

