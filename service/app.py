@@ -22,7 +22,8 @@ from model_store.latency_profile import MachineProfile
 from service.core.batch_planner import BatchPlanner, PlannerSettings
 from service.core.clock import MonotonicClock
 from service.core.deadline_queue import DeadlineQueue
-from service.core.engine import Engine, EngineSettings, ServedVariant
+from service.core.door import EngineSettings
+from service.core.engine import Engine, ServedVariant
 from service.core.load import LoadEstimator, LoadSettings
 from service.core.menu import Choice, Menu
 from service.core.scheduler import Scheduler, SchedulerSettings

@@ -71,6 +71,6 @@ class DeadlineQueue:
         del self._keys[position]
         return self._requests.pop(position)
 
-    def count_due_before(self, deadline_ns: int) -> int:
-        """How many queued requests come before one that is due at `deadline_ns` with priority 0."""
-        return bisect.bisect_left(self._keys, (deadline_ns // PRIORITY_GRAIN_NS, 0, deadline_ns, 0))
+    def count_due_by(self, deadline_ns: int) -> int:
+        """How many queued requests come before a newcomer of priority 0 that is due at `deadline_ns`."""
+        return bisect.bisect_left(self._keys, (deadline_ns // PRIORITY_GRAIN_NS, 0, deadline_ns + 1, 0))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,7 +17,7 @@ from model_store.labels import Label
 from model_store.latency_profile import MachineProfile
 from model_store.manifest import Manifest, ModelVariant
 from service.core.clock import Clock
-from service.core.drift import Drift
+from service.core.door import DecodeCost, Door, EngineSettings, too_late
 from service.core.instrument import Instrument
 from service.core.menu import Menu
 from service.core.ports import DecodedImage, Decoder, WorkerPool
@@ -35,7 +34,7 @@ from service.core.request import (
     StageTimings,
 )
 from service.core.scheduler import Action, Dispatch, Outcome, Scheduler, Settle, WakeAt
-from service.errors import DeadlineExceeded, InferenceFailed, InvalidArgument, NotReady, Overloaded, PhiserveError
+from service.errors import InferenceFailed, NotReady, Overloaded, PhiserveError
 
 logger = logging.getLogger(__name__)
 
@@ -76,21 +75,6 @@ class VariantStatus:
     def variant(self) -> ModelVariant:
         """The variant itself."""
         return self.manifest.variant
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """Bounds of the engine. `top_k_max` is what workers compute; each answer is cut to what its caller asked.
-
-    `admitted_max` bounds the requests between door and answer, which bounds the memory they hold;
-    `admitted_per_client_max` bounds them per client key, so that one client's flood leaves room for others.
-    """
-
-    budget_ns_default: int
-    budget_ns_max: int
-    top_k_max: int
-    admitted_max: int
-    admitted_per_client_max: int
 
 
 @dataclass(slots=True, eq=False)
@@ -137,10 +121,11 @@ class Engine:
         self._flights: dict[int, _Flight] = {}
         self._plans: dict[int, Plan] = {}
         self._last_id = 0
-        self._admitted = 0
-        self._admitted_by_client: Counter[str] = Counter()
         self._accepting = False
-        self._decode_drift = Drift()
+        self._decode = DecodeCost(profile.decode, clock)
+        self._door = Door(
+            scheduler=scheduler, menu=menu, decoder=decoder, decode=self._decode, clock=clock, settings=settings
+        )
         self._timer: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
         self._resolutions = {name: _shorter_side(variant.manifest.variant) for name, variant in served.items()}
@@ -185,7 +170,7 @@ class Engine:
 
     def choose_when_idle(self, budget_ns: int) -> str | None:
         """The variant that an idle server would answer a typical photograph with, given `budget_ns`."""
-        decode_ns = self._decode_ns(_TYPICAL_PIXELS)
+        decode_ns = self._decode.cost_ns(_TYPICAL_PIXELS)
         return self._scheduler.idle_choice(budget_ns - decode_ns, DEFAULT_POLICY)
 
     async def infer(
@@ -200,13 +185,14 @@ class Engine:
             PhiserveError: see `service/errors.py`; every kind but Unauthenticated.
         """
         try:
-            header, deadline_ns = self._admit(image, options, received_ns, client)
+            if not self._accepting:
+                raise NotReady(f"the server is {self.readiness}; ask /readyz and try again when it is ready")
+            header, deadline_ns = self._door.judge(image, options, received_ns, client)
         except PhiserveError as error:
             self._instrument.request_failed(error, admitted=False, waited_ns=self.now_ns() - received_ns)
             raise
         self._instrument.request_admitted()
-        self._admitted += 1
-        self._admitted_by_client[client] += 1
+        self._door.enter(client)
         try:
             answer = await self._serve(image, header, options, received_ns, deadline_ns)
         except asyncio.CancelledError:
@@ -216,63 +202,25 @@ class Engine:
             self._instrument.request_failed(error, admitted=True, waited_ns=self.now_ns() - received_ns)
             raise
         finally:
-            self._release(client)
+            self._door.leave(client)
+            self._check_drained()
         self._instrument.request_settled(answer)
         return answer
-
-    def _release(self, client: str) -> None:
-        self._admitted -= 1
-        self._admitted_by_client[client] -= 1
-        if not self._admitted_by_client[client]:
-            del self._admitted_by_client[client]
-        self._check_drained()
-
-    # The door -------------------------------------------------------------------------------------------
-
-    def _admit(self, image: bytes, options: RequestOptions, received_ns: int, client: str) -> tuple[ImageHeader, int]:
-        """Refuse what has no chance before any work is spent on it; else the header and the deadline."""
-        if not self._accepting:
-            raise NotReady(f"the server is {self.readiness}; ask /readyz and try again when it is ready")
-        self._check_options(options)
-        self._check_room(client)
-        self._menu.allowed(options.policy)
-        header = self._decoder.probe(image)
-        deadline_ns = received_ns + (options.budget_ns or self._settings.budget_ns_default)
-        if options.policy.on_miss is OnMiss.REJECT:
-            ready_ns = self.now_ns() + self._decode_ns(header.pixels)
-            infeasible = self._scheduler.infeasible(deadline_ns, options.policy, ready_ns)
-            if infeasible is not None:
-                raise _too_late(infeasible.reason, ready_ns - received_ns + infeasible.needed_ns)
-        return header, deadline_ns
-
-    def _check_room(self, client: str) -> None:
-        of_client = self._admitted_by_client[client]
-        if of_client >= self._settings.admitted_per_client_max:
-            reason = f"this client has {of_client} requests in service, the most one client may have"
-        elif self._admitted >= self._settings.admitted_max:
-            reason = f"{self._admitted} requests are in service, the most this server takes"
-        else:
-            return
-        retry_after_ns = self._scheduler.retry_after_ns(self.now_ns())
-        raise Overloaded(f"{reason}; retry later or scale out", retry_after_ns=retry_after_ns)
-
-    def _check_options(self, options: RequestOptions) -> None:
-        budget_ns = options.budget_ns
-        if budget_ns is not None and not 0 < budget_ns <= self._settings.budget_ns_max:
-            limit_ms = self._settings.budget_ns_max / NS_PER_MS
-            raise InvalidArgument(f"the budget must be above 0 and at most {limit_ms:g} ms")
-        if not 1 <= options.top_k <= self._settings.top_k_max:
-            raise InvalidArgument(f"top_k must be 1 to {self._settings.top_k_max}, got {options.top_k}")
 
     # One request's way ----------------------------------------------------------------------------------
 
     async def _serve(
         self, image: bytes, header: ImageHeader, options: RequestOptions, received_ns: int, deadline_ns: int
     ) -> Classification:
-        decoded, decode_ns = await self._decode(image, header, options, deadline_ns)
-        now_ns = self.now_ns()
         self._last_id += 1
         request = QueuedRequest(self._last_id, received_ns, deadline_ns, options.policy)
+        self._scheduler.expect(request.request_id, deadline_ns, options.policy)
+        try:
+            decoded, decode_ns = await self._decode_image(image, header, options, deadline_ns)
+        except BaseException:
+            self._scheduler.forget(request.request_id)
+            raise
+        now_ns = self.now_ns()
         flight = _Flight(
             options=options,
             budget_ns=deadline_ns - received_ns,
@@ -291,12 +239,12 @@ class Engine:
             self._perform(self._scheduler.cancel(request.request_id, self.now_ns()))
             raise
 
-    async def _decode(
+    async def _decode_image(
         self, image: bytes, header: ImageHeader, options: RequestOptions, deadline_ns: int
     ) -> tuple[DecodedImage, int]:
         """Decode no larger than the most accurate variant that could still be chosen needs, within the deadline."""
         started_ns = self.now_ns()
-        slack_ns = deadline_ns - started_ns - self._decode_ns(header.pixels)
+        slack_ns = deadline_ns - started_ns - self._decode.cost_ns(header.pixels)
         feasible = [c for c in self._menu.allowed(options.policy) if c.latency_ns(1) <= slack_ns]
         names = {choice.variant.name for choice in feasible or self._menu.allowed(options.policy)}
         resolution = max(self._resolutions[name] for name in names)
@@ -306,15 +254,11 @@ class Engine:
                 self._decoder.decode(image, resolution), None if timeout_ns is None else timeout_ns / NS_PER_S
             )
         except TimeoutError:
-            needed_ns = self._decode_ns(header.pixels) + self._menu.fastest_ns(options.policy)
-            raise _too_late("the budget ran out while the image was decoded", needed_ns) from None
+            needed_ns = self._decode.cost_ns(header.pixels) + self._menu.fastest_ns(options.policy)
+            raise too_late("the budget ran out while the image was decoded", needed_ns) from None
         now_ns = self.now_ns()
-        self._decode_drift.observe(self._profile.decode.cost_ns(header.pixels), now_ns - started_ns, now_ns)
+        self._decode.took(header.pixels, now_ns - started_ns)
         return decoded, now_ns - started_ns
-
-    def _decode_ns(self, pixels: int) -> int:
-        """Predicted time to decode so many pixels, by the profile and by what decodes took lately."""
-        return int(self._profile.decode.cost_ns(pixels) * self._decode_drift.ratio(self.now_ns()))
 
     # Performing the scheduler's actions -----------------------------------------------------------------
 
@@ -416,7 +360,7 @@ class Engine:
             return InferenceFailed("the model run failed; the server's log has the cause")
         assert settle.outcome is Outcome.DEADLINE_EXCEEDED, settle
         alone_ns = flight.decode_ns + self._menu.fastest_ns(flight.options.policy) + self._profile.overhead_ns
-        return _too_late("the budget ran out in the queue", alone_ns)
+        return too_late("the budget ran out in the queue", alone_ns)
 
     def _set_timer(self, wake: WakeAt) -> None:
         if self._timer is not None:
@@ -459,7 +403,7 @@ class Engine:
         return True
 
     def _check_drained(self) -> None:
-        if not self._accepting and not self._admitted and self._scheduler.is_empty:
+        if not self._accepting and not self._door.inside and self._scheduler.is_empty:
             self._drained.set()
 
 
@@ -470,15 +414,6 @@ _TYPICAL_PIXELS = 1920 * 1080
 def _shorter_side(variant: ModelVariant) -> int:
     """Pixels of the shorter side from which the centre crop still has `resolution` pixels."""
     return -(-variant.resolution * 1000 // int(variant.crop_fraction * 1000))
-
-
-def _too_late(reason: str, feasible_ns: int) -> DeadlineExceeded:
-    """The refusal, with the smallest feasible budget rounded up to what the caller would type: 0.1 ms."""
-    feasible_tenths = -(-feasible_ns // 100_000)
-    return DeadlineExceeded(
-        f"{reason}; the smallest feasible budget for this image is about {feasible_tenths / 10:.1f} ms now",
-        smallest_feasible_budget_ns=feasible_tenths * 100_000,
-    )
 
 
 def _is_answer(action: Action) -> TypeGuard[Settle]:

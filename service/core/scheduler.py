@@ -16,12 +16,11 @@ import heapq
 from dataclasses import dataclass
 from enum import StrEnum
 
+from service.core.admission import Admission, Infeasible
 from service.core.batch_planner import BatchPlanner, Situation
 from service.core.deadline_queue import DeadlineQueue
 from service.core.drift import LatencyModel
 from service.core.request import OnMiss, Plan, QueuedRequest, RoutingPolicy
-
-NS_PER_MS = 1_000_000
 
 
 class Outcome(StrEnum):
@@ -87,14 +86,6 @@ class Pressure:
     in_flight: int
 
 
-@dataclass(frozen=True, slots=True)
-class Infeasible:
-    """A request without a chance: why, and the nanoseconds from being decoded that would have given it one."""
-
-    reason: str
-    needed_ns: int
-
-
 class Scheduler:
     """See the module. Owns the queue and the workers' states; owns no pixels, threads or timers."""
 
@@ -104,6 +95,7 @@ class Scheduler:
         self._menu = planner.menu
         self._latencies = LatencyModel(planner.menu)
         self._queue = queue
+        self._admission = Admission(planner.menu, queue, planner.settings.overhead_ns)
         self._late: dict[int, QueuedRequest] = {}
         self._settings = settings
         self._idle = list(range(settings.workers))
@@ -125,44 +117,37 @@ class Scheduler:
         return not len(self._queue) and not self._late and not self._runs
 
     def infeasible(self, deadline_ns: int, policy: RoutingPolicy, ready_ns: int) -> Infeasible | None:
-        """Why a request has no chance, or None; `ready_ns` is when it could be in the queue, decoded.
-
-        A request has no chance when not even its fastest run fits, alone or behind the requests that are due
-        before it, if those all take the cheapest choice. That is optimistic on purpose: the planner may shed
-        others, and what is refused at the door must truly have been hopeless.
-        """
-        fastest_ns = self._menu.fastest_ns(policy) + self._planner.settings.overhead_ns
-        if ready_ns + fastest_ns > deadline_ns:
-            # Distrust fades with time, and a door that refuses everything must notice that.
-            self._latencies.refresh(ready_ns)
-            fastest_ns = self._menu.fastest_ns(policy) + self._planner.settings.overhead_ns
-        if ready_ns + fastest_ns > deadline_ns:
-            return Infeasible("no allowed variant can make the budget", fastest_ns)
-        start_ns = self._start_estimate_ns(deadline_ns, ready_ns)
-        if start_ns + fastest_ns > deadline_ns:
-            wait_ns = start_ns - ready_ns
-            return Infeasible(f"the queue ahead takes about {wait_ns / NS_PER_MS:.1f} ms", wait_ns + fastest_ns)
-        return None
-
-    def _start_estimate_ns(self, deadline_ns: int, now_ns: int) -> int:
-        """When a request with this deadline could start, if all due before it take the cheapest choice."""
-        free = [now_ns] * len(self._idle)
+        """Why a request may not pass the door, or None; `ready_ns` is when it could be in the queue, decoded."""
+        free_at_ns = [ready_ns] * len(self._idle)
         for run in self._runs.values():
-            free.extend([max(run.free_at_ns, now_ns)] * len(run.workers))
-        waiting_ns = self._queue.count_due_before(deadline_ns) * self._menu.cheapest.core_ns_per_image
-        return max(min(free), int((sum(free) + waiting_ns) / len(free)) if waiting_ns else 0)
+            free_at_ns.extend([run.free_at_ns] * len(run.workers))
+        found = self._admission.judge(deadline_ns, policy, ready_ns, free_at_ns)
+        if found is not None and not self._runs:
+            # Distrust of latencies fades with time, and a door that refuses everything must notice that.
+            self._latencies.refresh(ready_ns)
+            found = self._admission.judge(deadline_ns, policy, ready_ns, free_at_ns)
+        return found
+
+    def expect(self, request_id: int, deadline_ns: int, policy: RoutingPolicy) -> None:
+        """The request passed the door and is being decoded; `submit` or `forget` follows."""
+        self._admission.expect(request_id, deadline_ns, policy)
+
+    def forget(self, request_id: int) -> None:
+        """An expected request will not be submitted."""
+        self._admission.forget(request_id)
 
     def retry_after_ns(self, now_ns: int) -> int:
         """How long the queue as it stands takes to empty at the cheapest choice: when to come back."""
-        cheapest = self._menu.cheapest
         busy_ns = sum(max(0, run.free_at_ns - now_ns) * len(run.workers) for run in self._runs.values())
-        work_ns = (len(self._queue) + len(self._late)) * cheapest.core_ns_per_image
+        waiting = len(self._queue) + len(self._late) + self._admission.expected
+        work_ns = waiting * self._admission.cost_ns()
         return int((busy_ns + work_ns) / self._settings.workers)
 
     # Events ---------------------------------------------------------------------------------------------
 
     def submit(self, request: QueuedRequest, now_ns: int) -> tuple[Action, ...]:
         """Enqueue a decoded request. Its policy must be one the menu allows (`Menu.allowed` was asked)."""
+        self._admission.forget(request.request_id)
         if self._is_full:
             retry_after_ns = self.retry_after_ns(now_ns)
             return (Settle(request.request_id, Outcome.OVERLOADED, retry_after_ns),)

@@ -192,8 +192,6 @@ def _session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
     chosen.add_session_config_entry("session.intra_op.allow_spinning", "1")
     chosen.add_session_config_entry("session.intra_op.spin_duration_us", "20")
     chosen.add_session_config_entry("session.force_spinning_stop", "1")
-    # Activations that fade towards zero must not fall into slow denormal arithmetic.
-    chosen.add_session_config_entry("session.set_denormal_as_zero", "1")
     # Includes the layout that the CPU's convolutions want. Done once per start, so nothing is saved by less.
     chosen.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # One arena for all sessions, grown by warm-up to what side-by-side runs need and kept: nothing is allocated

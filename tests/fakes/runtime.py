@@ -10,7 +10,8 @@ from model_store.labels import Label
 from model_store.latency_profile import MachineProfile, StageCost
 from model_store.manifest import Accuracy, Manifest, Provenance
 from service.core.clock import Clock
-from service.core.engine import Engine, EngineSettings, ServedVariant
+from service.core.door import EngineSettings
+from service.core.engine import Engine, ServedVariant
 from service.core.instrument import Instrument
 from service.core.menu import Menu
 from service.core.ports import DecodedImage

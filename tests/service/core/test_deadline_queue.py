@@ -55,12 +55,12 @@ def test_priority_decides_within_equal_slack_only() -> None:
 
 
 @given(st.lists(st.integers(0, 10**8), max_size=40), st.integers(0, 10**8))
-def test_counts_those_due_before(deadlines: list[int], deadline_ns: int) -> None:
-    """`count_due_before` is the position a request with that deadline would take, ties in its favour."""
+def test_counts_those_due_by(deadlines: list[int], deadline_ns: int) -> None:
+    """`count_due_by` is the position a newcomer with that deadline would take: after those due at the same time."""
     queue = DeadlineQueue(size_max=40)
     for request_id, due_ns in enumerate(deadlines, start=1):
         queue.push(request(request_id, due_ns))
-    assert queue.count_due_before(deadline_ns) == sum(due_ns < deadline_ns for due_ns in deadlines)
+    assert queue.count_due_by(deadline_ns) == sum(due_ns <= deadline_ns for due_ns in deadlines)
 
 
 def test_repr_tells_how_full_it_is() -> None:

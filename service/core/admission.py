@@ -1,0 +1,137 @@
+"""The door: refuse at once what cannot be served in time, and what would break promises already made.
+
+A request that was admitted should make its deadline. So one more is taken only if, with everybody served by the
+cheapest choice and the earliest deadline first, it makes its own and everybody who is due after it still makes theirs.
+Requests that are being decoded count as well as those queued. List scheduling (Graham 1966): on W workers that are free
+at given times, a run with work W' before it starts no later than (sum of free times + W') / W.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.core.deadline_queue import DeadlineQueue
+from service.core.menu import Menu
+from service.core.request import RoutingPolicy
+
+NS_PER_MS = 1_000_000
+_NEAR = 48
+_LOOKAHEAD_RATIO = 1.1
+_COST_WEIGHT = 1 / 32
+
+
+@dataclass(frozen=True, slots=True)
+class Infeasible:
+    """Why a request is refused.
+
+    `needed_ns`: the nanoseconds, from being decoded, that would have been enough. `retry_after_ns`: set where the
+    request could make its deadline, but only at the cost of others: the server is overloaded, come back then.
+    """
+
+    reason: str
+    needed_ns: int
+    retry_after_ns: int | None = None
+
+
+class Admission:
+    """Keeps the deadlines of requests between the door and the queue, and judges newcomers."""
+
+    def __init__(self, menu: Menu, queue: DeadlineQueue, overhead_ns: int) -> None:
+        """`overhead_ns`: from the end of a run until its answers are ready to be written."""
+        self._menu = menu
+        self._queue = queue
+        self._overhead_ns = overhead_ns
+        self._expected: list[int] = []
+        self._deadline_by_id: dict[int, int] = {}
+        self._mean_cost_ns: float | None = None
+
+    @property
+    def expected(self) -> int:
+        """Requests that passed the door and are not queued yet."""
+        return len(self._expected)
+
+    def expect(self, request_id: int, deadline_ns: int, policy: RoutingPolicy) -> None:
+        """A request passed the door; it will be submitted, or forgotten."""
+        bisect.insort(self._expected, deadline_ns)
+        self._deadline_by_id[request_id] = deadline_ns
+        cost_ns = min(choice.core_ns_per_image for choice in self._menu.allowed(policy))
+        before_ns = self._mean_cost_ns
+        self._mean_cost_ns = cost_ns if before_ns is None else before_ns + (cost_ns - before_ns) * _COST_WEIGHT
+
+    def forget(self, request_id: int) -> None:
+        """The request is queued now, or gone. Forgetting one that was never expected does nothing."""
+        deadline_ns = self._deadline_by_id.pop(request_id, None)
+        if deadline_ns is not None:
+            del self._expected[bisect.bisect_left(self._expected, deadline_ns)]
+
+    def cost_ns(self) -> float:
+        """Core time that a waiting request takes at least: cheapest choice, and what pins and floors add to it."""
+        cheapest_ns = self._menu.cheapest.core_ns_per_image
+        return max(cheapest_ns, self._mean_cost_ns or 0.0)
+
+    def due_by(self, deadline_ns: int) -> int:
+        """Requests, queued or expected, that are due by `deadline_ns`."""
+        return self._queue.count_due_by(deadline_ns) + bisect.bisect_right(self._expected, deadline_ns)
+
+    def judge(
+        self, deadline_ns: int, policy: RoutingPolicy, ready_ns: int, free_at_ns: Sequence[int]
+    ) -> Infeasible | None:
+        """None to admit; `ready_ns` is when the request could be in the queue, `free_at_ns` when workers are free."""
+        run_ns = self._menu.fastest_ns(policy) + self._overhead_ns
+        if ready_ns + run_ns > deadline_ns:
+            return Infeasible("no allowed variant can make the budget", run_ns)
+        free_ns = sorted(max(at_ns, ready_ns) for at_ns in free_at_ns)
+        ahead = self.due_by(deadline_ns)
+        done_ns = self._done_ns(policy, free_ns, ahead)
+        if done_ns > deadline_ns:
+            wait_ns = done_ns - ready_ns - run_ns
+            return Infeasible(f"the queue ahead takes about {wait_ns / NS_PER_MS:.1f} ms", done_ns - ready_ns)
+        late_by_ns = self._worst_lateness_ns(deadline_ns, free_ns)
+        if late_by_ns > 0:
+            needed_ns = self._done_ns(policy, free_ns, len(self._queue) + self.expected) - ready_ns
+            return Infeasible("it would cost requests already admitted their deadlines", needed_ns, late_by_ns)
+        return None
+
+    def _done_ns(self, policy: RoutingPolicy, free_ns: Sequence[int], ahead: int) -> int:
+        """When the soonest of the allowed runs would be done; a run on several cores waits until that many are free."""
+        start_ns = self._start_ns(free_ns, ahead)
+        return self._overhead_ns + min(
+            max(start_ns, free_ns[choice.threads - 1]) + choice.latency_ns(1)
+            for choice in self._menu.allowed(policy)
+            if choice.threads <= len(free_ns)
+        )
+
+    def _start_ns(self, free_ns: Sequence[int], ahead: int) -> int:
+        """When a run with `ahead` requests before it starts at the latest."""
+        if not ahead:
+            return free_ns[0]
+        return max(free_ns[0], int((sum(free_ns) + ahead * self.cost_ns()) / len(free_ns)))
+
+    def _worst_lateness_ns(self, deadline_ns: int, free_ns: Sequence[int]) -> int:
+        """By how much the request behind the newcomer that is hit worst would be late; looks at spaced positions."""
+        run_ns = self._menu.cheapest.latency_ns(1) + self._overhead_ns
+        worst_ns = 0
+        for due_ns in self._later(deadline_ns):
+            # Due by then, the newcomer too; all but the last of them are ahead of the last.
+            ahead = self.due_by(due_ns)
+            worst_ns = max(worst_ns, self._start_ns(free_ns, ahead) + run_ns - due_ns)
+        return worst_ns
+
+    def _later(self, deadline_ns: int) -> list[int]:
+        """Deadlines at geometrically spaced places behind `deadline_ns`."""
+        queued, expected = self._queue, self._expected
+        due = [queued[at].deadline_ns for at in _spaced(queued.count_due_by(deadline_ns), len(queued))]
+        due += [expected[at] for at in _spaced(bisect.bisect_right(expected, deadline_ns), len(expected))]
+        return due
+
+
+def _spaced(start: int, stop: int) -> list[int]:
+    """Positions from `start` to `stop`: the nearest one by one, then ever further apart."""
+    found = list(range(start, min(stop, start + _NEAR)))
+    position = float(start + _NEAR)
+    while position < stop:
+        found.append(int(position))
+        position += max(1.0, (position - start) * (_LOOKAHEAD_RATIO - 1.0))
+    return found

@@ -1,0 +1,143 @@
+"""What a request must pass before any work is spent on it, and how many are inside.
+
+Cheap checks first: options, room, policy, the picture's header, then whether it can be in time. Decodes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from model_store.latency_profile import StageCost
+from service.core.admission import Infeasible
+from service.core.clock import Clock
+from service.core.drift import Drift
+from service.core.menu import Menu
+from service.core.ports import Decoder
+from service.core.request import ImageHeader, OnMiss, RequestOptions
+from service.core.scheduler import Scheduler
+from service.errors import DeadlineExceeded, InvalidArgument, Overloaded, PhiserveError
+
+NS_PER_MS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Bounds of the engine. `top_k_max` is what workers compute; each answer is cut to what its caller asked.
+
+    `admitted_max` bounds the requests between door and answer, which bounds the memory they hold;
+    `admitted_per_client_max` bounds them per client key, so that one client's flood leaves room for others.
+    """
+
+    budget_ns_default: int
+    budget_ns_max: int
+    top_k_max: int
+    admitted_max: int
+    admitted_per_client_max: int
+
+
+class DecodeCost:
+    """Predicted time to decode, by the profile and by what decodes took lately, waiting for a thread included."""
+
+    def __init__(self, profile: StageCost, clock: Clock) -> None:
+        """Start from the profile."""
+        self._profile = profile
+        self._clock = clock
+        self._drift = Drift()
+
+    def cost_ns(self, pixels: int) -> int:
+        """Nanoseconds for a picture of so many pixels."""
+        return int(self._profile.cost_ns(pixels) * self._drift.ratio(self._clock.now_ns()))
+
+    def took(self, pixels: int, took_ns: int) -> None:
+        """A picture of `pixels` took `took_ns`, and was finished just now."""
+        self._drift.observe(self._profile.cost_ns(pixels), took_ns, self._clock.now_ns())
+
+
+class Door:
+    """Judges newcomers and counts who is inside, in all and by client."""
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        menu: Menu,
+        decoder: Decoder,
+        decode: DecodeCost,
+        clock: Clock,
+        settings: EngineSettings,
+    ) -> None:
+        """Nobody is inside."""
+        self._scheduler = scheduler
+        self._menu = menu
+        self._decoder = decoder
+        self._decode = decode
+        self._clock = clock
+        self._settings = settings
+        self._by_client: Counter[str] = Counter()
+        self.inside = 0
+
+    def enter(self, client: str) -> None:
+        """A request of `client` was admitted."""
+        self.inside += 1
+        self._by_client[client] += 1
+
+    def leave(self, client: str) -> None:
+        """A request of `client` is over."""
+        self.inside -= 1
+        self._by_client[client] -= 1
+        if not self._by_client[client]:
+            del self._by_client[client]
+
+    def judge(self, image: bytes, options: RequestOptions, received_ns: int, client: str) -> tuple[ImageHeader, int]:
+        """The image's header and the request's deadline, if it may enter.
+
+        Raises:
+            PhiserveError: the reason why not, with what would have worked.
+        """
+        self._check_options(options)
+        self._check_room(client)
+        self._menu.allowed(options.policy)
+        header = self._decoder.probe(image)
+        deadline_ns = received_ns + (options.budget_ns or self._settings.budget_ns_default)
+        if options.policy.on_miss is OnMiss.REJECT:
+            ready_ns = self._clock.now_ns() + self._decode.cost_ns(header.pixels)
+            infeasible = self._scheduler.infeasible(deadline_ns, options.policy, ready_ns)
+            if infeasible is not None:
+                raise _refusal(infeasible, ready_ns - received_ns)
+        return header, deadline_ns
+
+    def _check_room(self, client: str) -> None:
+        of_client = self._by_client[client]
+        if of_client >= self._settings.admitted_per_client_max:
+            reason = f"this client has {of_client} requests in service, the most one client may have"
+        elif self.inside >= self._settings.admitted_max:
+            reason = f"{self.inside} requests are in service, the most this server takes"
+        else:
+            return
+        retry_after_ns = self._scheduler.retry_after_ns(self._clock.now_ns())
+        raise Overloaded(f"{reason}; retry later or scale out", retry_after_ns=retry_after_ns)
+
+    def _check_options(self, options: RequestOptions) -> None:
+        budget_ns = options.budget_ns
+        if budget_ns is not None and not 0 < budget_ns <= self._settings.budget_ns_max:
+            limit_ms = self._settings.budget_ns_max / NS_PER_MS
+            raise InvalidArgument(f"the budget must be above 0 and at most {limit_ms:g} ms")
+        if not 1 <= options.top_k <= self._settings.top_k_max:
+            raise InvalidArgument(f"top_k must be 1 to {self._settings.top_k_max}, got {options.top_k}")
+
+
+def too_late(reason: str, feasible_ns: int) -> DeadlineExceeded:
+    """The refusal, with the smallest feasible budget rounded up to what the caller would type: 0.1 ms."""
+    feasible_tenths = -(-feasible_ns // 100_000)
+    return DeadlineExceeded(
+        f"{reason}; the smallest feasible budget for this image is about {feasible_tenths / 10:.1f} ms now",
+        smallest_feasible_budget_ns=feasible_tenths * 100_000,
+    )
+
+
+def _refusal(infeasible: Infeasible, before_ns: int) -> PhiserveError:
+    """What the door says; `before_ns` is what the budget has to cover before the queue."""
+    if infeasible.retry_after_ns is None:
+        return too_late(infeasible.reason, before_ns + infeasible.needed_ns)
+    return Overloaded(f"{infeasible.reason}; retry later or scale out", retry_after_ns=infeasible.retry_after_ns)

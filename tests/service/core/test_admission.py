@@ -1,0 +1,106 @@
+"""The door: hopeless requests are refused, promises are kept, and everybody else may come in."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.core.admission import Admission
+from service.core.deadline_queue import DeadlineQueue
+from service.core.menu import Menu
+from service.core.request import QueuedRequest, RoutingPolicy
+from tests.fakes.menus import MS, choice, cpu_menu
+
+NOW_NS = 1_000_000_000
+ANY = RoutingPolicy()
+
+
+def door(menu: Menu | None = None, queued_ms: list[float] | None = None) -> Admission:
+    """A door before a queue of requests that have these many milliseconds left."""
+    queue = DeadlineQueue(size_max=2000)
+    for request_id, left_ms in enumerate(queued_ms or [], start=1):
+        queue.push(QueuedRequest(request_id, NOW_NS, NOW_NS + round(left_ms * MS)))
+    return Admission(menu or cpu_menu(), queue, overhead_ns=0)
+
+
+def judge(admission: Admission, budget_ms: float, policy: RoutingPolicy = ANY, free_ms: tuple[float, ...] = (0,)):
+    free_at_ns = [NOW_NS + round(ms * MS) for ms in free_ms]
+    return admission.judge(NOW_NS + round(budget_ms * MS), policy, NOW_NS, free_at_ns)
+
+
+def test_an_idle_server_admits_what_its_fastest_variant_makes() -> None:
+    """The limit is the fastest allowed run: 10 ms here, 20 ms for one that is pinned to the medium variant."""
+    assert judge(door(), 10) is None
+    assert judge(door(), 9.9).needed_ns == 10 * MS
+    pinned = RoutingPolicy(variant="medium")
+    assert judge(door(), 20, pinned) is None
+    assert judge(door(), 19, pinned).needed_ns == 20 * MS
+
+
+def test_what_is_due_sooner_is_in_the_way() -> None:
+    """Three requests due before it take 30 ms at the cheapest: 40 ms of budget will do, 39 will not."""
+    queued = [15, 25, 35]
+    assert judge(door(queued_ms=queued), 40) is None
+    found = judge(door(queued_ms=queued), 39)
+    assert found.retry_after_ns is None
+    assert found.needed_ns == 40 * MS
+    assert "queue ahead takes about 30.0 ms" in found.reason
+
+
+def test_promises_are_kept() -> None:
+    """A request that would make it, but push one already admitted past its deadline, is told to come back."""
+    admission = door(queued_ms=[15, 35])
+    found = judge(admission, 12)
+    assert found.retry_after_ns == 5 * MS
+    assert "already admitted" in found.reason
+    assert judge(door(queued_ms=[20, 30]), 12) is None
+
+
+def test_requests_being_decoded_count() -> None:
+    """Between door and queue a request is expected: it stands in the way like a queued one, until it is forgotten."""
+    admission = door()
+    admission.expect(1, NOW_NS + 15 * MS, ANY)
+    assert judge(admission, 18) is not None
+    admission.forget(1)
+    admission.forget(1)
+    assert judge(admission, 18) is None
+    assert admission.expected == 0
+
+
+def test_a_busy_worker_must_be_waited_for() -> None:
+    """With the only worker busy for 30 ms the fastest answer takes 40; a second, idle worker changes that."""
+    assert judge(door(), 39, free_ms=(30,)) is not None
+    assert judge(door(), 40, free_ms=(30,)) is None
+    assert judge(door(), 10, free_ms=(30, 0)) is None
+
+
+def test_a_wide_run_waits_for_all_its_cores() -> None:
+    """A budget that only a run on two cores makes is refused while one of them is busy."""
+    menu = Menu([choice("only", 75, {1: 10}), choice("only", 75, {1: 6}, threads=2)])
+    assert judge(door(menu), 8, free_ms=(0, 0)) is None
+    assert judge(door(menu), 8, free_ms=(0, 5)) is not None
+    assert judge(door(menu), 10, free_ms=(0, 5)) is None
+
+
+def test_pinned_traffic_makes_the_queue_dearer() -> None:
+    """Requests pinned to an expensive variant are not reckoned at the cheapest one's cost."""
+    admission = door()
+    for request_id in range(1, 5):
+        admission.expect(request_id, NOW_NS + 100 * MS, RoutingPolicy(variant="large"))
+    assert judge(admission, 150) is not None
+    assert judge(admission, 400) is None
+
+
+@given(st.lists(st.floats(10, 500), max_size=40), st.floats(1, 600))
+def test_who_is_admitted_alone_after_promises_never_overfills(queued_ms: list[float], budget_ms: float) -> None:
+    """Admitting one by one, everybody admitted makes its deadline when served cheapest and earliest first."""
+    admission = Admission(cpu_menu(), DeadlineQueue(size_max=100), overhead_ns=0)
+    admitted: list[int] = []
+    for request_id, left_ms in enumerate([*queued_ms, budget_ms], start=1):
+        deadline_ns = NOW_NS + round(left_ms * MS)
+        if admission.judge(deadline_ns, ANY, NOW_NS, [NOW_NS]) is None:
+            admission.expect(request_id, deadline_ns, ANY)
+            admitted.append(deadline_ns)
+    for position, deadline_ns in enumerate(sorted(admitted), start=1):
+        # Spaced looks may miss one place in five behind the newcomer; a run's length bounds what that can cost.
+        assert NOW_NS + position * 10 * MS <= deadline_ns + 10 * MS
