@@ -236,7 +236,7 @@ class _QueueLoss:
             (position + 1, situation.queue[position].deadline_ns - overhead_ns)
             for position in _geometric_positions(len(situation.queue))
         ]
-        self._tight: dict[int, list[tuple[float, int]]] = {}
+        self._tight: dict[int, list[tuple[int, float, int]]] = {}
 
     def after(self, ends_ns: int, threads: int, taken: int, dropped: int) -> float:
         """Loss if `threads` workers are busy until `ends_ns` and the first `taken` requests leave the queue.
@@ -244,13 +244,15 @@ class _QueueLoss:
         `dropped` of those taken are not served but skipped: they are counted as lost.
         """
         lost = 0.0
-        for needed, due_ns in self._needs(threads):
+        for count, needed, due_ns in self._needs(threads):
+            if count <= taken:
+                continue
             own = threads * max(0, due_ns - ends_ns)
             lost = max(lost, needed - taken * self._cost - own)
         return (lost / self._cost + dropped) * self._cheapest.accuracy
 
-    def _needs(self, threads: int) -> list[tuple[float, int]]:
-        """Per looked-at position: core time it needs beyond what all other workers give, and its due time."""
+    def _needs(self, threads: int) -> list[tuple[int, float, int]]:
+        """Per looked-at position: requests up to it, core time they need beyond what others give, and its due time."""
         found = self._tight.get(threads)
         if found is None:
             situation = self._situation
@@ -264,7 +266,7 @@ class _QueueLoss:
                     given += max(0, due_ns - free_ns)
                 needed = count * self._cost + grain - given
                 if needed > 0:
-                    found.append((needed, due_ns))
+                    found.append((count, needed, due_ns))
             self._tight[threads] = found
         return found
 

@@ -174,3 +174,14 @@ def test_the_objective_is_the_papers(latency_ms: int, accuracy: float) -> None:
     request = QueuedRequest(1, NOW_NS, NOW_NS + 2000 * MS, RoutingPolicy(target_ns=100 * MS))
     worth = value_of(request, accuracy, NOW_NS + latency_ms * MS)
     assert math.isclose(worth, accuracy * (latency_ms / 100) ** -0.07, rel_tol=1e-9)
+
+
+@given(budget_us=st.integers(1, 200_000), idle=st.integers(1, 3))
+def test_a_lone_request_gets_the_most_accurate_that_fits(budget_us: int, idle: int) -> None:
+    """On an idle server the plan is MaxAcc's for every budget, down to the last microsecond of slack."""
+    menu = Menu([*cpu_menu().choices, choice("large", 80.0, {1: 28}, threads=2)])
+    found = plan(menu, [budget_us / 1000], idle=idle)
+    usable = [c for c in menu.choices if c.threads <= idle and c.latency_ns(1) <= budget_us * 1000]
+    assert (found is None) == (not usable)
+    if found is not None:
+        assert found.variant == max(usable, key=lambda c: c.accuracy).variant.name
