@@ -17,13 +17,14 @@ slack would shrink everyone's batch is skipped when that loses less than it gain
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from service.core.deadline_queue import DeadlineQueue
 from service.core.load import LoadEstimator
 from service.core.menu import Choice, Menu
-from service.core.request import Plan, QueuedRequest, RoutingPolicy
+from service.core.request import DEFAULT_POLICY, Plan, QueuedRequest, RoutingPolicy
 
 _OFFSETS = (0, 1, 2, 4, 8, 16)
 _LOOKAHEAD_RATIO = 1.25
@@ -52,10 +53,16 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
+    """A run that could start now: `size` requests from the queue, after `skipped` that would be given up.
+
+    `batch` is None where the queue is plain: then it is the `size` requests that follow the skipped ones.
+    """
+
     choice: Choice
-    batch: tuple[QueuedRequest, ...]
+    size: int
     latency_ns: int
     skipped: int
+    batch: tuple[QueuedRequest, ...] | None = None
 
 
 class BatchPlanner:
@@ -66,25 +73,71 @@ class BatchPlanner:
         self.menu = menu
         self.load = load
         self.settings = settings
+        self._batching = any(len(choice.batch_sizes) > 1 for choice in menu.choices)
 
     def plan(self, situation: Situation) -> Plan | None:
         """The run to start now, or None if no queued request can be served in time by an idle worker."""
-        if not situation.idle or not len(situation.queue):
+        queue = situation.queue
+        if not situation.idle or not len(queue):
             return None
         candidates = self._candidates(situation)
         if not candidates:
             return None
-        backlog_core_ns = (len(situation.queue) - 1) * self.menu.cheapest.core_ns_per_image
-        price = self.load.price_per_core_ns(situation.now_ns, backlog_core_ns)
-        losses = _QueueLoss(situation, self.menu.cheapest, self.settings.overhead_ns)
-        worth = _WorthAlone(self.menu, price)
-        best = max(candidates, key=lambda candidate: self._key(candidate, situation, worth, losses))
+        best = self._best(candidates, situation)
+        batch = best.batch or [queue[at] for at in range(best.skipped, best.skipped + best.size)]
         return Plan(
             variant=best.choice.variant.name,
             threads=best.choice.threads,
-            request_ids=tuple(request.request_id for request in best.batch),
+            request_ids=tuple(request.request_id for request in batch),
             latency_ns=best.latency_ns,
         )
+
+    def _best(self, candidates: list[_Candidate], situation: Situation) -> _Candidate:
+        """The candidate of the highest net value.
+
+        What a run would cost others is dear to compute and never negative, so candidates are taken in the order of
+        their value without it, until no further one can win.
+        """
+        backlog_core_ns = (len(situation.queue) - 1) * self.menu.cheapest.core_ns_per_image
+        price = self.load.price_per_core_ns(situation.now_ns, backlog_core_ns)
+        worth = _WorthAlone(self.menu, price)
+        losses = _QueueLoss(situation, self.menu.cheapest, self.settings.overhead_ns)
+        ranked = sorted(
+            ((self._gain(candidate, situation, worth), candidate) for candidate in candidates), key=lambda row: -row[0]
+        )
+        best, best_key = candidates[0], (-math.inf, -math.inf, -math.inf)
+        for gain, candidate in ranked:
+            if gain < (best_key[0] - 1.0) * _TIE:
+                break
+            value = gain - self._cost_to_others(candidate, situation, losses)
+            # Among equals, the least core time per image if others wait, else the fastest.
+            cost = candidate.latency_ns * candidate.choice.threads
+            spent = cost / candidate.size if len(situation.queue) > 1 else float(candidate.latency_ns)
+            key = (float(round(value / _TIE)), -spent, candidate.choice.accuracy)
+            if key > best_key:
+                best, best_key = candidate, key
+        return best
+
+    def _gain(self, candidate: _Candidate, situation: Situation, worth: _WorthAlone) -> float:
+        """What the run earns beyond serving its requests one by one later, minus the price of its core time."""
+        choice, size = candidate.choice, candidate.size
+        price = worth.price * candidate.latency_ns * choice.threads
+        if candidate.batch is None:
+            return size * (choice.accuracy - worth.plain) - price - candidate.skipped * self.menu.cheapest.accuracy
+        ends_ns = situation.now_ns + candidate.latency_ns
+        earned = sum(value_of(request, choice.accuracy, ends_ns) for request in candidate.batch)
+        return earned - worth.of(candidate.batch, situation.now_ns) - price
+
+    def _cost_to_others(self, candidate: _Candidate, situation: Situation, losses: _QueueLoss) -> float:
+        """Accuracy lost among those queued and among those expected to arrive, if this run starts now."""
+        threads, taken = candidate.choice.threads, candidate.size + candidate.skipped
+        ends_ns = situation.now_ns + candidate.latency_ns
+        lost = losses.after(ends_ns, threads, taken)
+        free_after = [0] * (situation.idle - threads) + [candidate.latency_ns] * threads
+        free_after += [at_ns - situation.now_ns for at_ns in situation.free_at_ns]
+        free_after.sort()
+        backlog = (len(situation.queue) - taken) * self.menu.cheapest.core_ns_per_image
+        return lost + self.load.future_loss(free_after, backlog, situation.now_ns)
 
     def plan_late(self, request: QueuedRequest, idle: int) -> Plan | None:
         """The fastest run for one request that cannot make its deadline any more but wants its answer."""
@@ -95,28 +148,35 @@ class BatchPlanner:
         return Plan(choice.variant.name, choice.threads, (request.request_id,), choice.latency_ns(1))
 
     def _candidates(self, situation: Situation) -> list[_Candidate]:
-        queue, candidates = situation.queue, []
-        sizes_matter = any(len(choice.batch_sizes) > 1 for choice in self.menu.choices)
-        for offset in _OFFSETS if sizes_matter else _OFFSETS[:1]:
+        """Runs for the head of the queue and, where batching pays, for what follows a head that is given up."""
+        queue = situation.queue
+        candidates: list[_Candidate] = []
+        for offset in _OFFSETS if self._batching and queue.is_plain else _OFFSETS[:1]:
             if offset >= len(queue):
                 break
             first = queue[offset]
             slack_ns = first.deadline_ns - self.settings.overhead_ns - situation.now_ns
             for choice in self.menu.allowed(first.policy):
                 if choice.threads <= situation.idle and choice.latency_ns(1) <= slack_ns:
-                    candidates.extend(self._batches(situation, choice, offset))
-            if candidates and not sizes_matter:
-                break
-        if not candidates:
-            candidates.extend(self._first_that_fits(situation))
-        return candidates
+                    if queue.is_plain:
+                        candidates.extend(self._plain_batches(situation, choice, offset, slack_ns))
+                    else:
+                        candidates.extend(self._batches(situation, choice, offset))
+        return candidates or self._first_that_fits(situation)
+
+    def _plain_batches(self, situation: Situation, choice: Choice, offset: int, slack_ns: int) -> Iterator[_Candidate]:
+        """The largest batch that the first one's slack allows, half of it, and one. The queue is in deadline order."""
+        size_max = min(choice.batch_sizes[-1], self.settings.batch_size_max, len(situation.queue) - offset)
+        size = min(size_max, choice.batch_size_max(slack_ns)) if size_max > 1 else 1
+        for tried in sorted({size, (size + 1) // 2, 1}):
+            yield _Candidate(choice, tried, choice.latency_ns(tried), offset)
 
     def _first_that_fits(self, situation: Situation) -> list[_Candidate]:
         """When every head waits for a variant or width that is not to be had now, serve the next that can be."""
-        for position, request in enumerate(situation.queue):
+        for request in situation.queue:
             slack_ns = request.deadline_ns - self.settings.overhead_ns - situation.now_ns
             found = [
-                _Candidate(choice, (request,), choice.latency_ns(1), position)
+                _Candidate(choice, 1, choice.latency_ns(1), 0, (request,))
                 for choice in self.menu.allowed(request.policy)
                 if choice.threads <= situation.idle and choice.latency_ns(1) <= slack_ns
             ]
@@ -143,7 +203,7 @@ class BatchPlanner:
             packed.append(request)
             size = len(packed)
             if size in choice.batch_sizes or size == size_max:
-                found.append(_Candidate(choice, tuple(packed), latency_ns, offset))
+                found.append(_Candidate(choice, size, latency_ns, offset, tuple(packed)))
             if size == size_max:
                 break
         return found
@@ -153,24 +213,6 @@ class BatchPlanner:
         if policy.variant is None and policy.min_accuracy is None:
             return True
         return choice in self.menu.allowed(policy)
-
-    def _key(
-        self, candidate: _Candidate, situation: Situation, worth: _WorthAlone, losses: _QueueLoss
-    ) -> tuple[float, float, float]:
-        """Net value first; among equals, the least core time per image if others wait, else the fastest."""
-        choice, size = candidate.choice, len(candidate.batch)
-        cost = candidate.latency_ns * choice.threads
-        ends_ns = situation.now_ns + candidate.latency_ns
-        earned = sum(value_of(request, choice.accuracy, ends_ns) for request in candidate.batch)
-        value = earned - worth.of(candidate.batch, situation.now_ns) - worth.price * cost
-        value -= losses.after(ends_ns, choice.threads, size + candidate.skipped, candidate.skipped)
-        free_after = [0] * (situation.idle - choice.threads) + [candidate.latency_ns] * choice.threads
-        free_after += [at_ns - situation.now_ns for at_ns in situation.free_at_ns]
-        free_after.sort()
-        backlog = (len(situation.queue) - size - candidate.skipped) * self.menu.cheapest.core_ns_per_image
-        value -= self.load.future_loss(free_after, backlog, situation.now_ns)
-        spent = cost / size if len(situation.queue) > 1 else float(candidate.latency_ns)
-        return (round(value / _TIE), -spent, choice.accuracy)
 
 
 class _WorthAlone:
@@ -183,6 +225,7 @@ class _WorthAlone:
         self.price = price
         self._menu = menu
         self._by_policy: dict[tuple[str | None, float | None], float] = {}
+        self.plain = self._one(DEFAULT_POLICY)
 
     def of(self, batch: tuple[QueuedRequest, ...], now_ns: int) -> float:
         """The sum over `batch`, in top-1 points."""
@@ -238,18 +281,15 @@ class _QueueLoss:
         ]
         self._tight: dict[int, list[tuple[int, float, int]]] = {}
 
-    def after(self, ends_ns: int, threads: int, taken: int, dropped: int) -> float:
-        """Loss if `threads` workers are busy until `ends_ns` and the first `taken` requests leave the queue.
-
-        `dropped` of those taken are not served but skipped: they are counted as lost.
-        """
+    def after(self, ends_ns: int, threads: int, taken: int) -> float:
+        """Loss if `threads` workers are busy until `ends_ns` and the first `taken` requests leave the queue."""
         lost = 0.0
         for count, needed, due_ns in self._needs(threads):
             if count <= taken:
                 continue
             own = threads * max(0, due_ns - ends_ns)
             lost = max(lost, needed - taken * self._cost - own)
-        return (lost / self._cost + dropped) * self._cheapest.accuracy
+        return lost / self._cost * self._cheapest.accuracy
 
     def _needs(self, threads: int) -> list[tuple[int, float, int]]:
         """Per looked-at position: requests up to it, core time they need beyond what others give, and its due time."""

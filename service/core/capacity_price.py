@@ -11,6 +11,8 @@ Pure functions of a menu, a sample of budgets and a rate.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,9 +75,10 @@ def best_operation(
     if not budgets_ns or arrivals_per_ns <= 0.0:
         return IDLE
     options = [option for choice in menu.allowed(DEFAULT_POLICY) for option in _options(choice)]
-    feasible = [[option for option in options if option.budget_ns <= budget] for budget in budgets_ns]
+    hulls = [_Hull([option for option in options if option.budget_ns <= budget]) for budget in budgets_ns]
     load = arrivals_per_ns / workers
-    points = [_point(price, feasible, load, decode_core_ns) for price in _steps(options)]
+    prices = sorted({0.0, *(step for hull in hulls for step in hull.prices)})
+    points = [_point(price, hulls, load, decode_core_ns) for price in prices]
     best, best_worth = Operation(points[-1].price, points[-1].price, 1.0), -math.inf
     if points[-1].utilisation >= 1.0:
         return best  # flooded: time is worth what the cheapest choice earns with it
@@ -103,35 +106,43 @@ def _options(choice: Choice) -> list[_Option]:
     return options
 
 
-def _steps(options: Sequence[_Option]) -> list[float]:
-    """Prices at which some pair of options changes order, rising from 0: demand only changes there."""
-    frontier = _frontier(options)
-    steps = {0.0, frontier[0].accuracy / frontier[0].core_ns}
-    for index, cheap in enumerate(frontier):
-        for dear in frontier[index + 1 :]:
-            steps.add((dear.accuracy - cheap.accuracy) / (dear.core_ns - cheap.core_ns) * (1 + 1e-9))
-    return sorted(steps)
+class _Hull:
+    """What of a set of options is worth taking at some price: the concave hull of accuracy over core time.
 
+    `prices` are those at which the best option changes, rising; the last is what the cheapest option earns per
+    core-nanosecond, above which nothing is worth serving.
+    """
 
-def _frontier(options: Sequence[_Option]) -> list[_Option]:
-    """Options that no other beats in both accuracy and core time, cheapest first."""
-    kept: list[_Option] = []
-    for option in sorted(options, key=lambda o: (o.core_ns, -o.accuracy)):
-        if not kept or option.accuracy > kept[-1].accuracy:
+    def __init__(self, options: Sequence[_Option]) -> None:
+        kept: list[_Option] = []
+        for option in sorted(options, key=lambda o: (o.core_ns, -o.accuracy)):
+            if kept and option.accuracy <= kept[-1].accuracy:
+                continue
+            while len(kept) > 1 and _slope(kept[-2], option) >= _slope(kept[-2], kept[-1]):
+                kept.pop()
             kept.append(option)
-    return kept
+        # Dearest first: at a price of zero the most accurate is best.
+        self.options = kept[::-1]
+        self.prices = [_slope(cheap, dear) * (1 + 1e-9) for dear, cheap in itertools.pairwise(self.options)]
+        if kept:
+            self.prices.append(kept[0].accuracy / kept[0].core_ns)
+
+    def best(self, price: float) -> _Option | None:
+        """The option that maximises accuracy minus price times core time; None if there is no option at all."""
+        if not self.options:
+            return None
+        return self.options[min(bisect.bisect_right(self.prices, price), len(self.options) - 1)]
 
 
-def _point(price: float, feasible: Sequence[Sequence[_Option]], load: float, decode_core_ns: int) -> _Point:
+def _slope(cheap: _Option, dear: _Option) -> float:
+    return (dear.accuracy - cheap.accuracy) / (dear.core_ns - cheap.core_ns)
+
+
+def _point(price: float, hulls: Sequence[_Hull], load: float, decode_core_ns: int) -> _Point:
     """Everybody takes the option worth most at `price`; those for whom none is feasible take and earn nothing."""
-    accuracy = core_ns = 0.0
-    for options in feasible:
-        if options:
-            chosen = max(options, key=lambda o: (o.accuracy - price * o.core_ns, -o.core_ns))
-            accuracy += chosen.accuracy
-            core_ns += chosen.core_ns
-    mean_core_ns = core_ns / len(feasible) + decode_core_ns
-    return _Point(price, accuracy / len(feasible), mean_core_ns, load * mean_core_ns)
+    chosen = [option for hull in hulls if (option := hull.best(price)) is not None]
+    mean_core_ns = sum(option.core_ns for option in chosen) / len(hulls) + decode_core_ns
+    return _Point(price, sum(option.accuracy for option in chosen) / len(hulls), mean_core_ns, load * mean_core_ns)
 
 
 def _mix(below: _Point, above: _Point, share: float) -> _Point:

@@ -31,6 +31,7 @@ class DeadlineQueue:
         self._keys: list[_Key] = []
         self._requests: list[QueuedRequest] = []
         self._key_by_id: dict[int, _Key] = {}
+        self._special = 0
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -52,6 +53,11 @@ class DeadlineQueue:
         """Whether one more push would break the bound."""
         return len(self._requests) >= self.size_max
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every request may take any choice, wants no target and has no priority: then order is by deadline."""
+        return not self._special
+
     def push(self, request: QueuedRequest) -> None:
         """Enqueue `request`; its id must not be queued already and the queue must not be full."""
         assert not self.is_full, f"push to a full queue of {self.size_max}"
@@ -61,6 +67,7 @@ class DeadlineQueue:
         self._keys.insert(position, key)
         self._requests.insert(position, request)
         self._key_by_id[request.request_id] = key
+        self._special += not request.policy.is_plain
 
     def remove(self, request_id: int) -> QueuedRequest | None:
         """Take the request out, wherever it stands; None if it is not here."""
@@ -69,7 +76,9 @@ class DeadlineQueue:
             return None
         position = bisect.bisect_left(self._keys, key)
         del self._keys[position]
-        return self._requests.pop(position)
+        request = self._requests.pop(position)
+        self._special -= not request.policy.is_plain
+        return request
 
     def count_due_by(self, deadline_ns: int) -> int:
         """How many queued requests come before a newcomer of priority 0 that is due at `deadline_ns`."""

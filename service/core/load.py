@@ -35,7 +35,7 @@ class LoadSettings:
     window_ns: int = 500_000_000
     prior_ns: int = 50_000_000
     budgets_max: int = 128
-    refresh_ns: int = 20_000_000
+    refresh_ns: int = 50_000_000
     credit_max_ns: int = 100_000_000
     decode_core_ns: int = 0
 

@@ -53,6 +53,10 @@ class Choice:
         """Predicted nanoseconds of one run of `batch_size` images."""
         return int(self.profile.latency_ns(batch_size) * self.scale)
 
+    def batch_size_max(self, budget_ns: int) -> int:
+        """Largest batch predicted to finish within `budget_ns`; 0 if not even one image does."""
+        return self.profile.batch_size_max(int(budget_ns / self.scale))
+
     @property
     def core_ns_per_image(self) -> float:
         """Core nanoseconds one image costs at this choice's most efficient batch size."""

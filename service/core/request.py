@@ -38,6 +38,11 @@ class RoutingPolicy:
     on_miss: OnMiss = OnMiss.REJECT
     priority: int = 0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it leaves the choice of variant and the place in the queue wholly to the scheduler."""
+        return self.variant is None and self.min_accuracy is None and self.target_ns is None and not self.priority
+
 
 DEFAULT_POLICY = RoutingPolicy()
 """Route to whatever fits best; fail if nothing does."""
