@@ -1,0 +1,26 @@
+"""`python -m benchmarks`: names are checked, and each benchmark gets the flags it understands."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import __main__ as command
+
+
+def test_an_unknown_benchmark_is_refused_with_those_there_are():
+    """A typing mistake ends the command before anything is measured."""
+    with pytest.raises(SystemExit, match="no benchmark 'replya'; there are planner, simulation, replay"):
+        command.main(["replya"])
+
+
+def test_help_lists_the_benchmarks(capsys):
+    """Without a name, --help says what can be measured."""
+    command.main(["--help"])
+    listed = capsys.readouterr().out
+    assert [name for name in command.BENCHMARKS if f"\n  {name} " not in listed] == []
+
+
+def test_traces_go_only_to_benchmarks_that_replay_them(tmp_path):
+    """`make bench TRACES=…` runs the planner's benchmark too, which has no such flag."""
+    command.main(["planner", "--traces", "somewhere", "--quick", "--results", str(tmp_path)])
+    assert (tmp_path / "planner_cost.md").exists()
