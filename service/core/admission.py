@@ -66,11 +66,6 @@ class Admission:
         if deadline_ns is not None:
             del self._expected[bisect.bisect_left(self._expected, deadline_ns)]
 
-    def cost_ns(self) -> float:
-        """Core time that a waiting request takes at least: cheapest choice, and what pins and floors add to it."""
-        cheapest_ns = self._menu.cheapest.core_ns_per_image
-        return max(cheapest_ns, self._mean_cost_ns or 0.0)
-
     def due_by(self, deadline_ns: int) -> int:
         """Requests, queued or expected, that are due by `deadline_ns`."""
         return self._queue.count_due_by(deadline_ns) + bisect.bisect_right(self._expected, deadline_ns)
@@ -97,26 +92,40 @@ class Admission:
     def _done_ns(self, policy: RoutingPolicy, free_ns: Sequence[int], ahead: int) -> int:
         """When the soonest of the allowed runs would be done; a run on several cores waits until that many are free."""
         start_ns = self._start_ns(free_ns, ahead)
-        return self._overhead_ns + min(
+        allowed = self._menu.allowed(policy)
+        done_ns = min(
             max(start_ns, free_ns[choice.threads - 1]) + choice.latency_ns(1)
-            for choice in self._menu.allowed(policy)
+            for choice in allowed
             if choice.threads <= len(free_ns)
         )
+        if ahead and self._menu.cheapest in allowed:
+            done_ns = min(done_ns, self._batched_done_ns(free_ns, ahead + 1))
+        return done_ns + self._overhead_ns
+
+    def _batched_done_ns(self, free_ns: Sequence[int], count: int) -> int:
+        """When the last of `count` requests is done, if it shares a batch with those before it."""
+        workers, run_ns = len(free_ns), self._menu.cheapest.latency_ns(1)
+        done_ns = (sum(free_ns) + self.work_ns(count) + (workers - 1) * run_ns) / workers
+        return max(free_ns[0] + run_ns, int(done_ns))
 
     def _start_ns(self, free_ns: Sequence[int], ahead: int) -> int:
         """When a run with `ahead` requests before it starts at the latest."""
         if not ahead:
             return free_ns[0]
-        return max(free_ns[0], int((sum(free_ns) + ahead * self.cost_ns()) / len(free_ns)))
+        return max(free_ns[0], int((sum(free_ns) + self.work_ns(ahead)) / len(free_ns)))
+
+    def work_ns(self, count: int) -> float:
+        """Core time that `count` waiting requests take at least: in batches, and pins and floors reckoned in."""
+        cheapest = self._menu.cheapest
+        dearer = max(1.0, (self._mean_cost_ns or 0.0) / cheapest.core_ns_per_image)
+        return cheapest.work_ns(count) * dearer
 
     def _worst_lateness_ns(self, deadline_ns: int, free_ns: Sequence[int]) -> int:
         """By how much the request behind the newcomer that is hit worst would be late; looks at spaced positions."""
-        run_ns = self._menu.cheapest.latency_ns(1) + self._overhead_ns
         worst_ns = 0
         for due_ns in self._later(deadline_ns):
-            # Due by then, the newcomer too; all but the last of them are ahead of the last.
-            ahead = self.due_by(due_ns)
-            worst_ns = max(worst_ns, self._start_ns(free_ns, ahead) + run_ns - due_ns)
+            done_ns = self._batched_done_ns(free_ns, self.due_by(due_ns) + 1)  # the newcomer is due by then as well
+            worst_ns = max(worst_ns, done_ns + self._overhead_ns - due_ns)
         return worst_ns
 
     def _later(self, deadline_ns: int) -> list[int]:

@@ -298,13 +298,13 @@ class _QueueLoss:
             situation = self._situation
             others = situation.idle - threads
             # Runs are not fluid: of W workers the last may still be on a run that the sum counts as done.
-            grain = (situation.idle + len(situation.free_at_ns) - 1) * self._cost
+            grain = (situation.idle + len(situation.free_at_ns) - 1) * self._cheapest.latency_ns(1)
             found = []
             for count, due_ns in self._due:
                 given = others * max(0, due_ns - situation.now_ns)
                 for free_ns in situation.free_at_ns:
                     given += max(0, due_ns - free_ns)
-                needed = count * self._cost + grain - given
+                needed = self._cheapest.work_ns(count) + grain - given
                 if needed > 0:
                     found.append((count, needed, due_ns))
             self._tight[threads] = found

@@ -57,6 +57,12 @@ class Choice:
         """Largest batch predicted to finish within `budget_ns`; 0 if not even one image does."""
         return self.profile.batch_size_max(int(budget_ns / self.scale))
 
+    def work_ns(self, count: int) -> int:
+        """Core nanoseconds that `count` images take in batches as large as they get."""
+        full, rest = divmod(count, self.batch_sizes[-1])
+        latency_ns = full * self.latency_ns(self.batch_sizes[-1]) + (self.latency_ns(rest) if rest else 0)
+        return latency_ns * self.threads
+
     @property
     def core_ns_per_image(self) -> float:
         """Core nanoseconds one image costs at this choice's most efficient batch size."""

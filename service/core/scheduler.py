@@ -140,7 +140,7 @@ class Scheduler:
         """How long the queue as it stands takes to empty at the cheapest choice: when to come back."""
         busy_ns = sum(max(0, run.free_at_ns - now_ns) * len(run.workers) for run in self._runs.values())
         waiting = len(self._queue) + len(self._late) + self._admission.expected
-        work_ns = waiting * self._admission.cost_ns()
+        work_ns = self._admission.work_ns(waiting)
         return int((busy_ns + work_ns) / self._settings.workers)
 
     # Events ---------------------------------------------------------------------------------------------
