@@ -24,7 +24,7 @@ from service.core.clock import MonotonicClock
 from service.core.deadline_queue import DeadlineQueue
 from service.core.door import EngineSettings
 from service.core.engine import Engine, ServedVariant
-from service.core.load import LoadEstimator, LoadSettings
+from service.core.load import LoadEstimator
 from service.core.menu import Choice, Menu
 from service.core.scheduler import Scheduler, SchedulerSettings
 from service.frontends.rest_api import RestLimits, create_rest_api
@@ -62,6 +62,11 @@ class Machine:
     workers: int
     thread_widths: tuple[int, ...]
     batch_sizes: tuple[int, ...]
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether runs use the cores that everything else uses."""
+        return self.provider in (Provider.CPU, Provider.OPENVINO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,9 @@ def build_server(settings: Settings, progress: Progress) -> Server:
         # Only what can be planned is warmed: where batches save nothing that is batch size 1.
         planned = {(choice.variant.name, choice.threads): choice.batch_sizes for choice in menu.choices}
         workers.warm(planned, lambda done, total, _: progress("warming", done, total))
-    decoder = PillowDecoder(settings.decode_threads or cores, settings.admitted_max, settings.image_pixels_max)
+    # On a CPU the workers need the cores that decoding takes: as many threads as cores would only make both slower.
+    spare = max(1, cores // 2) if machine.on_cpu else cores
+    decoder = PillowDecoder(settings.decode_threads or spare, settings.admitted_max, settings.image_pixels_max)
     instrument = PrometheusInstrument(create_registry(version("phiserve")))
     served = {
         name: ServedVariant(entry.manifest, entry.labels, routable=name in entries) for name, entry in found.items()
@@ -246,7 +253,7 @@ def _worth(entry: CatalogueEntry, largest: int) -> float:
 
 
 def _build_scheduler(settings: Settings, machine: Machine, menu: Menu, profile: MachineProfile) -> Scheduler:
-    load = LoadEstimator(menu, machine.workers, LoadSettings(decode_core_ns=profile.decode.fixed_ns))
+    load = LoadEstimator(menu, machine.workers)
     planner = BatchPlanner(menu, load, PlannerSettings(settings.batch_size_max, profile.overhead_ns))
     return Scheduler(
         planner,

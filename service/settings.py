@@ -56,7 +56,12 @@ class Settings:
     ] = "auto"
     workers: Annotated[int, Knob("Runs that may go side by side; 0: one per core on a CPU, one on a GPU.", 0, 256)] = 0
     decode_threads: Annotated[
-        int, Knob("Threads that decode images; 0: one per core. Raise it if decode is the bottleneck.", 0, 256)
+        int,
+        Knob(
+            "Threads that decode images; 0: half the cores on a CPU, all of them with a GPU.",
+            0,
+            256,
+        ),
     ] = 0
     batch_size_max: Annotated[int, Knob("Largest batch profiled and planned. Raise it on GPUs.", 1, 256)] = 8
     queue_size_max: Annotated[

@@ -172,13 +172,18 @@ class BatchPlanner:
             yield _Candidate(choice, tried, choice.latency_ns(tried), offset)
 
     def _first_that_fits(self, situation: Situation) -> list[_Candidate]:
-        """When every head waits for a variant or width that is not to be had now, serve the next that can be."""
-        for request in situation.queue:
-            slack_ns = request.deadline_ns - self.settings.overhead_ns - situation.now_ns
+        """When the head waits for a variant or width that is not to be had now, serve the next that can be."""
+        queue, earliest_ns = situation.queue, situation.now_ns + self.settings.overhead_ns
+        start = 0
+        if queue.is_plain:
+            usable = [choice.latency_ns(1) for choice in self.menu.choices if choice.threads <= situation.idle]
+            start = queue.count_due_by(earliest_ns + min(usable) - 1) if usable else len(queue)
+        for position in range(start, len(queue)):
+            request = queue[position]
             found = [
                 _Candidate(choice, 1, choice.latency_ns(1), 0, (request,))
                 for choice in self.menu.allowed(request.policy)
-                if choice.threads <= situation.idle and choice.latency_ns(1) <= slack_ns
+                if choice.threads <= situation.idle and earliest_ns + choice.latency_ns(1) <= request.deadline_ns
             ]
             if found:
                 return found

@@ -66,11 +66,11 @@ class _Point:
 
 
 def best_operation(
-    menu: Menu, budgets_ns: Sequence[int], *, workers: int, arrivals_per_ns: float, decode_core_ns: int
+    menu: Menu, budgets_ns: Sequence[int], *, workers: int, arrivals_per_ns: float, side_core_ns: float
 ) -> Operation:
     """The mix of two neighbouring prices that is worth most: accuracy earned minus accuracy lost to queueing.
 
-    `budgets_ns`: a sample of recent budgets, sorted or not. `decode_core_ns`: core time each request takes besides.
+    `budgets_ns`: a sample of recent budgets, sorted or not. `side_core_ns`: core time each request takes besides.
     """
     if not budgets_ns or arrivals_per_ns <= 0.0:
         return IDLE
@@ -78,7 +78,7 @@ def best_operation(
     hulls = [_Hull([option for option in options if option.budget_ns <= budget]) for budget in budgets_ns]
     load = arrivals_per_ns / workers
     prices = sorted({0.0, *(step for hull in hulls for step in hull.prices)})
-    points = [_point(price, hulls, load, decode_core_ns) for price in prices]
+    points = [_point(price, hulls, load, side_core_ns) for price in prices]
     best, best_worth = Operation(points[-1].price, points[-1].price, 1.0), -math.inf
     if points[-1].utilisation >= 1.0:
         return best  # flooded: time is worth what the cheapest choice earns with it
@@ -138,10 +138,10 @@ def _slope(cheap: _Option, dear: _Option) -> float:
     return (dear.accuracy - cheap.accuracy) / (dear.core_ns - cheap.core_ns)
 
 
-def _point(price: float, hulls: Sequence[_Hull], load: float, decode_core_ns: int) -> _Point:
+def _point(price: float, hulls: Sequence[_Hull], load: float, side_core_ns: float) -> _Point:
     """Everybody takes the option worth most at `price`; those for whom none is feasible take and earn nothing."""
     chosen = [option for hull in hulls if (option := hull.best(price)) is not None]
-    mean_core_ns = sum(option.core_ns for option in chosen) / len(hulls) + decode_core_ns
+    mean_core_ns = sum(option.core_ns for option in chosen) / len(hulls) + side_core_ns
     return _Point(price, sum(option.accuracy for option in chosen) / len(hulls), mean_core_ns, load * mean_core_ns)
 
 

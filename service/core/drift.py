@@ -1,10 +1,9 @@
 """How far reality is from a profile right now: a sliding high quantile of observed / predicted.
 
 A profile is measured once; then another process takes a core, or the machine was disturbed while it was measured.
-`Drift` is one ratio that follows within a few observations. `LatencyModel` keeps one per choice of a menu and one for
-the machine as a whole, and scales each choice by its own ratio where it was seen lately and by the machine's where it
-was not. Predicting with the worst of recent runs is Clockwork's rule (OSDI'20); here a quantile, since one outlier on
-a shared machine must not price out a variant for long. Reads no clock.
+`Drift` is one ratio that follows within a few observations; `LatencyModel` keeps one for the machine and a slow
+comparison for each choice of a menu. Predicting with the worst of recent runs is Clockwork's rule (OSDI'20); here a
+quantile, since one outlier on a shared machine must not price everything out for long. Reads no clock.
 """
 
 from __future__ import annotations
@@ -27,6 +26,8 @@ A ratio below one stays: the profile was pessimistic, and that is learned."""
 ENOUGH = 3
 _WINDOW = 16
 RATIO_MIN, RATIO_MAX = 0.05, 20.0
+RELATIVE_MAX = 2.0
+RELATIVE_WEIGHT = 1 / 16
 
 
 class Drift:
@@ -46,16 +47,17 @@ class Drift:
         if len(recent) >= ENOUGH:
             self._ratio, self._at_ns = _quantile(recent), now_ns
 
-    def is_known(self, now_ns: int) -> bool:
-        """Whether there are enough recent observations to go by."""
-        return len(self._recent(now_ns)) >= ENOUGH
-
     def ratio(self, now_ns: int) -> float:
         """Observed over predicted, at the quantile, relaxed for the time nothing was observed."""
         if self._ratio <= 1.0:
             return self._ratio
         unconfirmed_ns = max(0, now_ns - self._at_ns - RECENT_NS)
         return 1.0 + (self._ratio - 1.0) * math.pow(0.5, unconfirmed_ns / RELAX_NS)
+
+    def median(self, now_ns: int) -> float | None:
+        """The usual ratio lately; None where there are too few observations."""
+        recent = sorted(self._recent(now_ns))
+        return recent[len(recent) // 2] if len(recent) >= ENOUGH else None
 
     def _recent(self, now_ns: int) -> list[float]:
         return [ratio for at_ns, ratio in self._observed if now_ns - at_ns <= RECENT_NS]
@@ -67,26 +69,32 @@ def _quantile(values: list[float]) -> float:
 
 
 class LatencyModel:
-    """Keeps a menu's latencies honest. Tell it of every finished run; it rescales the menu's choices."""
+    """Keeps a menu's latencies honest. Tell it of every finished run; it rescales the menu's choices.
+
+    A choice's scale is the machine's drift times how the choice compares with the others. The first is a high quantile
+    over the last runs of whatever choice, so that promises hold; the second moves slowly and within bounds, so that no
+    single slow run makes a small variant look dearer than a large one, which would turn the menu upside down.
+    """
 
     def __init__(self, menu: Menu) -> None:
         """Start from the profile."""
         self._menu = menu
         self._machine = Drift(window=2 * _WINDOW)
-        self._own = {(choice.variant.name, choice.threads): Drift() for choice in menu.choices}
         self._choices = {(choice.variant.name, choice.threads): choice for choice in menu.choices}
+        self._relative = dict.fromkeys(self._choices, 1.0)
 
     def run_took(self, key: tuple[str, int], batch_size: int, took_ns: int, now_ns: int) -> None:
         """A run of the choice `key` (variant, threads) with `batch_size` images took `took_ns`."""
         predicted_ns = self._choices[key].profile.latency_ns(batch_size)
-        self._own[key].observe(predicted_ns, took_ns, now_ns)
-        self._machine.observe(predicted_ns, took_ns, now_ns)
+        relative = self._relative[key]
+        usual = self._machine.median(now_ns)
+        if usual is not None:
+            seen = min(RELATIVE_MAX, max(1.0 / RELATIVE_MAX, took_ns / max(1, predicted_ns) / usual))
+            self._relative[key] = relative + (seen - relative) * RELATIVE_WEIGHT
+        self._machine.observe(round(predicted_ns * relative), took_ns, now_ns)
         self.refresh(now_ns)
 
     def refresh(self, now_ns: int) -> None:
         """Rescale every choice by what is known at `now_ns`."""
-        self._menu.rescale({key: self._scale(key, now_ns) for key in self._own})
-
-    def _scale(self, key: tuple[str, int], now_ns: int) -> float:
-        own = self._own[key]
-        return own.ratio(now_ns) if own.is_known(now_ns) else self._machine.ratio(now_ns)
+        machine = self._machine.ratio(now_ns)
+        self._menu.rescale({key: machine * relative for key, relative in self._relative.items()})

@@ -20,6 +20,7 @@ from service.core.menu import Menu
 NS_PER_S = 1_000_000_000
 _FUTURE_STEPS = 8
 _SAMPLE = 16
+_SIDE_COST_WEIGHT = 1 / 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,6 @@ class LoadSettings:
     `window_ns`: time constant of the arrival rate. `prior_ns`: quiet time assumed before the first arrival, so that
     the first two of a burst are not read as a rate. `budgets_max`: how many recent budgets stand for the mix.
     `refresh_ns`: how long a solved price is kept. `credit_max_ns`: core time, per worker, that can be saved up.
-    `decode_core_ns`: core time each request takes from the workers before its run.
     """
 
     window_ns: int = 500_000_000
@@ -37,7 +37,6 @@ class LoadSettings:
     budgets_max: int = 128
     refresh_ns: int = 50_000_000
     credit_max_ns: int = 100_000_000
-    decode_core_ns: int = 0
 
 
 DEFAULT_SETTINGS = LoadSettings()
@@ -54,6 +53,7 @@ class LoadEstimator:
         self._rate = ArrivalRate(settings.window_ns, settings.prior_ns)
         self._budgets: deque[int] = deque(maxlen=settings.budgets_max)
         self._sorted_budgets: list[int] = []
+        self._side_core_ns = 0.0
         self._operation = IDLE
         self._solved_at_ns: int | None = None
         self._credit_ns = 0.0
@@ -63,6 +63,10 @@ class LoadEstimator:
         """Count one arrival that has `budget_ns` left for queue and run."""
         self._rate.arrival(now_ns)
         self._budgets.append(budget_ns)
+
+    def observe_side_cost(self, core_ns: int) -> None:
+        """A request will take `core_ns` of the workers' cores outside its run."""
+        self._side_core_ns += (core_ns - self._side_core_ns) * _SIDE_COST_WEIGHT
 
     def running(self, now_ns: int, *, anything: bool) -> None:
         """From `now_ns` on a run is in progress, or none is any more."""
@@ -92,7 +96,7 @@ class LoadEstimator:
                 self._sorted_budgets[:: max(1, len(self._sorted_budgets) // _SAMPLE)],
                 workers=self.workers,
                 arrivals_per_ns=self.arrivals_per_ns(now_ns),
-                decode_core_ns=self.settings.decode_core_ns,
+                side_core_ns=self._side_core_ns,
             )
             self._solved_at_ns = now_ns
         operation = self._operation

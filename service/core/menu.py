@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 from model_store.latency_profile import LatencyProfile
 from model_store.manifest import ModelVariant
 from service.core.request import RoutingPolicy
 from service.errors import InvalidArgument, UnknownVariant
 
-# A batch is worth its wait only if it saves core time: each batch size that is planned must cost at least
-# this much less per image than the next smaller one. On CPUs, where a batch costs its size times one image,
-# that leaves batch size 1; on GPUs it leaves the sizes where batching still pays.
-BATCH_GAIN_MIN = 0.05
+# A batch is worth its wait only if it saves core time, compared with the same images one by one on one core each: then
+# they would go side by side. Every batch size that is planned must cost at least this much less per image than the next
+# smaller one. On CPUs, where a batch costs its size times one image give or take what calibration scatters, that leaves
+# batch size 1; on GPUs it leaves the sizes where batching still pays.
+BATCH_GAIN_MIN = 0.15
 
 
 @dataclass(eq=False)
@@ -25,29 +25,29 @@ class Choice:
     """One variant at one thread width. `accuracy` is its value in top-1 points (percent).
 
     `scale` is what observed runs say of the profile (see `drift.py`): every prediction is profile times scale.
+    `batch_sizes` are those worth planning, rising from 1; its menu sets them, since that takes a comparison.
     """
 
     variant: ModelVariant
     accuracy: float
     profile: LatencyProfile
     scale: float = 1.0
+    batch_sizes: tuple[int, ...] = (1,)
 
     @property
     def threads(self) -> int:
         """Worker cores a run of this choice takes."""
         return self.profile.threads
 
-    @cached_property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """Batch sizes worth planning, rising from 1."""
-        sizes = [1]
-        per_image = float(self.profile.latency_ns(1))
+    def keep_batches_below(self, core_ns_per_image: float) -> None:
+        """Plan only batches that beat this core time of one image, and each the next smaller one kept."""
+        sizes, per_image = [1], core_ns_per_image
         for point in self.profile.points[1:]:
-            cost = point.latency_ns / point.batch_size
+            cost = point.latency_ns * self.threads / point.batch_size
             if cost <= per_image * (1 - BATCH_GAIN_MIN):
                 sizes.append(point.batch_size)
                 per_image = cost
-        return tuple(sizes)
+        self.batch_sizes = tuple(sizes)
 
     def latency_ns(self, batch_size: int) -> int:
         """Predicted nanoseconds of one run of `batch_size` images."""
@@ -81,6 +81,9 @@ class Menu:
         self.choices = tuple(sorted(choices, key=lambda choice: (-choice.accuracy, choice.latency_ns(1))))
         if not self.choices:
             raise ValueError("a menu needs at least one routable variant")
+        for choice in self.choices:
+            alone = [c.latency_ns(1) * c.threads for c in self.choices if c.variant.name == choice.variant.name]
+            choice.keep_batches_below(min(alone))
         self._known = frozenset(known)
         self._cheapest: Choice | None = None
         self._allowed: dict[tuple[str | None, float | None], tuple[Choice, ...]] = {}

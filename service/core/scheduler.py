@@ -126,11 +126,18 @@ class Scheduler:
             # Distrust of latencies fades with time, and a door that refuses everything must notice that.
             self._latencies.refresh(ready_ns)
             found = self._admission.judge(deadline_ns, policy, ready_ns, free_at_ns)
+        if found is not None and self._runs:
+            # Whoever is refused because of the load is part of it; else a full door would look like a quiet street.
+            self._planner.load.observe(deadline_ns - ready_ns, ready_ns)
         return found
 
-    def expect(self, request_id: int, deadline_ns: int, policy: RoutingPolicy) -> None:
-        """The request passed the door and is being decoded; `submit` or `forget` follows."""
+    def expect(self, request_id: int, deadline_ns: int, policy: RoutingPolicy, side_core_ns: int = 0) -> None:
+        """The request passed the door and is being decoded; `submit` or `forget` follows.
+
+        `side_core_ns`: core time it takes outside its run, decoding above all, from the cores that workers use too.
+        """
         self._admission.expect(request_id, deadline_ns, policy)
+        self._planner.load.observe_side_cost(side_core_ns)
 
     def forget(self, request_id: int) -> None:
         """An expected request will not be submitted."""

@@ -17,7 +17,7 @@ def operation(rate_per_s: float, budgets_ns: list[int] = LONG, *, workers: int =
         budgets_ns,
         workers=workers,
         arrivals_per_ns=rate_per_s / 1e9,
-        decode_core_ns=round(decode_ms * MS),
+        side_core_ns=round(decode_ms * MS),
     )
 
 
@@ -55,7 +55,7 @@ def test_a_working_point_is_always_sound(rate: float, budgets_ms: list[float], w
         [round(budget * MS) for budget in budgets_ms],
         workers=workers,
         arrivals_per_ns=rate / 1e9,
-        decode_core_ns=0,
+        side_core_ns=0,
     )
     assert 0 <= found.below <= found.above < 1
     assert 0 <= found.utilisation <= 1
