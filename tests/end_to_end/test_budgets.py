@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import io
+import os
+import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
+import pytest
 from PIL import Image
 
+from service.runtime.machine import available_cores
 from tests.end_to_end.conftest import PHOTOGRAPHS
 
 TRIES = 40
-ROUNDS = 100
-"""Another process may take the cores for a while; more than these is no accident."""
+"""Another process may take the cores for a while; more than this is no accident."""
+
+PATIENCE_S = 25
+SETTLED_S = 1.5
 
 
 def ask(client: httpx.Client, image: bytes, **query: Any) -> httpx.Response:
@@ -33,32 +39,51 @@ def best_latencies_ms(client: httpx.Client) -> dict[str, float]:
 class Ladder:
     """Rising budgets on an idle server, round after round; rounds in which the machine was disturbed do not count.
 
-    Forecasts follow what runs take, and the variant is chosen by what is left of the budget at dispatch. So another
-    process that takes the cores in the middle of a round may change the choice; its traces are in the answers' timings.
+    Forecasts follow what runs take, and a run that overshoots still holds its worker when the next request comes,
+    which is load. So after a disturbance the server gets time to find itself idle again, and what happens in a round
+    is read from its answers: a budget that was missed, or a request that took much longer than others like it.
     """
 
     def __init__(self, client: httpx.Client, image: bytes) -> None:
         self.client, self.image = client, image
+        self.best = client.get("/variants").json()["variants"][0]["name"]
         self._usual_ms: dict[str, float] = {}
+        self._ends_s = time.monotonic() + PATIENCE_S
+        self._settle()
 
     def quiet_round(self) -> list[tuple[float, Mapping[str, Any]]]:
         """(budget in ms, answer), from just above the smallest feasible budget up, each rung 2.5 times the last."""
-        for _ in range(ROUNDS):
+        while True:
             lowest_ms = 1.05 * smallest_feasible_ms(self.client, self.image)
             budgets_ms = [lowest_ms * 2.5**step for step in range(5)]
             responses = [ask(self.client, self.image, budget_ms=budget_ms) for budget_ms in budgets_ms]
             assert {response.status_code for response in responses} <= {200, 504}
-            if all(response.status_code == 200 for response in responses):
-                answers = [response.json() for response in responses]
-                quiet = [self._is_quiet(answer) for answer in answers]
-                if all(quiet):
-                    return list(zip(budgets_ms, answers, strict=True))
-        raise AssertionError(f"the machine was disturbed in {ROUNDS} rounds on end")
+            quiet = [response.status_code == 200 and self._is_quiet(response.json()) for response in responses]
+            if all(quiet):
+                return [(budget, response.json()) for budget, response in zip(budgets_ms, responses, strict=True)]
+            self._settle()
+
+    def _settle(self) -> None:
+        """Ask at leisure until nothing was out of the ordinary for a while, which is longer than load is remembered."""
+        quiet_since_s = time.monotonic()
+        while (now_s := time.monotonic()) - quiet_since_s < SETTLED_S:
+            if now_s > self._ends_s:
+                self._give_up()
+            answer = ask(self.client, self.image, budget_ms=30_000).json()
+            if not self._is_quiet(answer) or answer["variant"]["name"] != self.best:
+                quiet_since_s = time.monotonic()
 
     def _is_quiet(self, answer: Mapping[str, Any]) -> bool:
         name, total_ms = answer["variant"]["name"], answer["timings_ms"]["total"]
         self._usual_ms[name] = min(total_ms, self._usual_ms.get(name, total_ms))
-        return total_ms <= 2 * self._usual_ms[name]
+        return total_ms <= 2.5 * self._usual_ms[name]
+
+    @staticmethod
+    def _give_up() -> NoReturn:
+        load = os.getloadavg()[0]
+        if load > available_cores():
+            pytest.skip(f"other processes keep this machine busy (load average {load:.1f}): no server on it is idle")
+        raise AssertionError(f"in {PATIENCE_S} s on a quiet machine the server never found itself idle")
 
 
 def small_picture() -> bytes:
@@ -72,13 +97,12 @@ def small_picture() -> bytes:
 def test_a_larger_budget_never_gets_a_less_accurate_variant(client) -> None:
     """Up the ladder, several times, the accuracy of the answering variant never falls and reaches the best."""
     ladder = Ladder(client, small_picture())
-    best = client.get("/variants").json()["variants"][0]["name"]
     seen = set()
     for _ in range(5):
         answered = ladder.quiet_round()
         accuracies = [answer["variant"]["top1"] for _, answer in answered]
         assert accuracies == sorted(accuracies), answered
-        assert answered[-1][1]["variant"]["name"] == best
+        assert answered[-1][1]["variant"]["name"] == ladder.best
         assert answered[-1][1]["degraded_from"] is None, "the server is idle"
         seen.update(accuracies)
     assert len(seen) > 1, "a tight budget makes a difference"
