@@ -272,16 +272,18 @@ def take_port(settings: Settings) -> socket.socket:
         return bind(settings.host, settings.port)
 
 
-def run_server(server: Server, listener: socket.socket, announce: Callable[[str], None]) -> None:
+def run_server(server: Server, listener: socket.socket, announce: Callable[[str], None]) -> bool:
     """Serve on `listener` until SIGTERM or SIGINT, then drain; `announce` gets the URL once the port is open.
+
+    False if a run has outlasted the drain and is still going on in its thread.
 
     Raises:
         StartError: another process opened the same port while this one was starting.
     """
     with _start_errors(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(server, listener, announce))
-    server.workers.close(NS_PER_S)
     server.decoder.close()
+    return server.workers.close(NS_PER_S)
 
 
 def _http_server(server: Server, listener: socket.socket) -> HttpServer:

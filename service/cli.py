@@ -9,11 +9,13 @@ import contextlib
 import dataclasses
 import inspect
 import logging
+import os
 import signal
+import sys
 import typing
 from collections.abc import Callable, Collection, Generator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -99,23 +101,40 @@ def _fail(message: str) -> typer.Exit:
     return typer.Exit(2)
 
 
+class _Stopped(BaseException):
+    """Raised where the main thread is when a signal comes; no `except Exception` on the way takes it for a fault."""
+
+
 @contextlib.contextmanager
-def _stoppable() -> Generator[None]:
-    """SIGTERM and Ctrl-C end a start that is under way: no request is in service yet, so there is nothing to drain.
+def _stoppable(before: str, exit_code: int) -> Generator[None]:
+    """SIGTERM and Ctrl-C end what is under way, with a line that says `before` what they came, and `exit_code`.
 
     Without this a container's first process, which has no default for SIGTERM, would ignore it until it is ready.
     """
 
     def stop(number: int, _frame: object) -> None:
-        typer.echo(f"phiserve: {signal.Signals(number).name} received before the server was ready; stopped", err=True)
-        raise typer.Exit(0)
+        raise _Stopped(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+    except _Stopped as stopped:
+        typer.echo(f"phiserve: {stopped} received before {before}; stopped", err=True)
+        _exit_under_runs(exit_code)
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _exit_under_runs(exit_code: int) -> NoReturn:
+    """End the process although workers may be in a run, which nothing can interrupt.
+
+    Taking the interpreter down under a thread that comes back from ONNX Runtime aborts the process, or hangs it.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 @contextlib.contextmanager
@@ -149,11 +168,13 @@ def _serve(settings: Settings) -> None:
 
     try:
         with take_port(settings) as listener:
-            with _stoppable(), _stages(Console(stderr=True)) as show:
+            with _stoppable("the server was ready", exit_code=0), _stages(Console(stderr=True)) as show:
                 server = build_server(settings, show)
-            run_server(server, listener, announce)
+            all_ended = run_server(server, listener, announce)
     except StartError as error:
         raise _fail(str(error)) from error
+    if not all_ended:
+        _exit_under_runs(0)
 
 
 def _profile(
@@ -170,7 +191,7 @@ def _profile(
     from service.app import StartError, profile_store  # noqa: PLC0415 - loads ONNX Runtime
 
     try:
-        with _stages(Console(stderr=True)) as show:
+        with _stoppable("the machine was measured", exit_code=1), _stages(Console(stderr=True)) as show:
             measured, menu = profile_store(settings, show, force=force)
     except StartError as error:
         raise _fail(str(error)) from error
