@@ -28,6 +28,10 @@ from service.settings import Settings, SettingsError, environment_variable, flag
 
 NS_PER_MS = 1_000_000
 
+_STDERR = 2
+_LEAVE_PROGRESS_BAR = "\n\x1b[?25h"
+"""Goes below the bar, and shows the cursor that it hides."""
+
 StoreOption = Annotated[Path | None, typer.Option("--store", help="The store's folder.", show_default=False)]
 
 _SERVE_HELP = """Serve the model store over REST.
@@ -101,26 +105,23 @@ def _fail(message: str) -> typer.Exit:
     return typer.Exit(2)
 
 
-class _Stopped(BaseException):
-    """Raised where the main thread is when a signal comes; no `except Exception` on the way takes it for a fault."""
-
-
 @contextlib.contextmanager
 def _stoppable(before: str, exit_code: int) -> Generator[None]:
-    """SIGTERM and Ctrl-C end what is under way, with a line that says `before` what they came, and `exit_code`.
+    """SIGTERM and Ctrl-C end the process at once, with a line that says `before` what they came, and `exit_code`.
 
     Without this a container's first process, which has no default for SIGTERM, would ignore it until it is ready.
+    The handler raises nothing: an exception in the middle of a decode is taken for a corrupt picture, and one inside
+    a callback of a C library is dropped. Nor does it use Python's streams, which may be in the middle of a write.
     """
 
     def stop(number: int, _frame: object) -> None:
-        raise _Stopped(signal.Signals(number).name)
+        line = f"phiserve: {signal.Signals(number).name} received before {before}; stopped\n"
+        os.write(_STDERR, (_LEAVE_PROGRESS_BAR if os.isatty(_STDERR) else "").encode() + line.encode())
+        os._exit(exit_code)
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
-    except _Stopped as stopped:
-        typer.echo(f"phiserve: {stopped} received before {before}; stopped", err=True)
-        _exit_under_runs(exit_code)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
