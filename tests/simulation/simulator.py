@@ -115,10 +115,13 @@ class Simulator:
         self._wake: int | None = None
         self.now_ns = 0
 
-    def run(self, arrivals: Iterable[Arrival]) -> Report:
+    def run(self, arrivals: Iterable[Arrival], until_ns: int | None = None) -> Report:
+        """Play all arrivals to their end, or break off at `until_ns`, whatever waits or runs then."""
         for request_id, arrival in enumerate(arrivals, start=1):
             self._at(arrival.at_ns, lambda i=request_id, a=arrival: self._arrive(i, a))
         while self._events:
+            if until_ns is not None and self._events[0][0] >= until_ns:
+                return self.report
             at_ns, _, event = heapq.heappop(self._events)
             assert at_ns >= self.now_ns, "an event in the past"
             self.now_ns = at_ns
