@@ -37,7 +37,8 @@ def arrivals(
 ) -> list[Arrival]:
     """Arrivals for `duration_s` with log-uniform budgets."""
     rng = random.Random(seed)
-    found, now_ns = [], 0
+    found: list[Arrival] = []
+    now_ns = 0
     for gap_ns in gamma_gaps(rng, rate_per_s, cv2):
         now_ns += gap_ns
         if now_ns > duration_s * NS_PER_S:
@@ -70,7 +71,8 @@ def shaped_arrivals(
     """
     rng = random.Random(seed)
     peak = max(shape(step / 1000) for step in range(1001))
-    found, now_ns = [], 0
+    found: list[Arrival] = []
+    now_ns = 0
     for gap_ns in gamma_gaps(rng, rate_per_s * peak):
         now_ns += gap_ns
         passed = (now_ns / NS_PER_S - lead_in_s) / duration_s

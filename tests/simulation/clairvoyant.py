@@ -54,7 +54,7 @@ class Timetable:
 
     def starting(self, low_ns: int, high_ns: int) -> list[PlacedRun]:
         """Runs that start within [low_ns, high_ns]."""
-        found = []
+        found: list[PlacedRun] = []
         for worker, lane in enumerate(self._runs):
             low = bisect.bisect_left(lane, low_ns, key=_start)
             high = bisect.bisect_right(lane, high_ns, key=_start)
