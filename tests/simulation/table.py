@@ -27,7 +27,13 @@ class Row:
     def traffic(self) -> str:
         """What kind of traffic; a trace by the name of its file."""
         name = self.results[0].cell.traffic
-        return Path(name).stem if name.endswith(".csv") else name
+        name = Path(name).stem if name.endswith(".csv") else name
+        return f"{name}, noise" if self.noise else name
+
+    @property
+    def noise(self) -> float:
+        """Spread of the run times."""
+        return self.results[0].cell.noise
 
     def ours(self, pick: Callable[[Score], float]) -> float:
         """A mean over seeds of one of our scores."""

@@ -49,7 +49,7 @@ from service.core.menu import Choice, Menu
 from tests.simulation.simulator import MS, Arrival
 
 SLOT_NS_MIN = 5 * MS
-_WORK_COLUMNS_MAX = 60_000
+_WORK_COLUMNS_MAX = 30_000
 _TIGHT_BUDGET_RUNS = 3
 _INTERVALS_MAX = 500
 _NS_PER_UNIT = 1e6  # HiGHS is happier with milliseconds than with nanoseconds
