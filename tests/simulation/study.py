@@ -161,14 +161,16 @@ def run_cell(cell: Cell) -> Result:
     traffic = traffic_of(cell)
     recording = planner_of(Recording, build(), workers)
     ours = simulate(recording, cell, traffic)
+    # The other policies learn nothing from traffic, so a warm-up would change nothing for them but take its time.
+    cold = Traffic((), traffic.counted)
     statics = {
         f"{choice.variant.name} on {choice.threads}": simulate(
-            planner_of(static(choice.variant.name), Menu([choice]), workers), cell, traffic
+            planner_of(static(choice.variant.name), Menu([choice]), workers), cell, cold
         )
         for choice in build().choices
     }
     baselines = {
-        name: simulate(planner_of(policy(), _narrow(build()), workers), cell, traffic)
+        name: simulate(planner_of(policy(), _narrow(build()), workers), cell, cold)
         for name, policy in POLICIES.items()
     }
     return Result(
