@@ -33,7 +33,7 @@ class _Baseline(BatchPlanner):
         return [c for c in self.menu.choices if c.threads == narrow and c.threads <= situation.idle]
 
     def _largest(self, situation: Situation, choice: Choice, slack_ns: int) -> int:
-        return min(choice.profile.batch_size_max(slack_ns), len(situation.queue), choice.batch_sizes[-1])
+        return min(choice.batch_size_max(slack_ns), len(situation.queue), choice.batch_sizes[-1])
 
     def _take(self, situation: Situation, choice: Choice, size: int) -> Plan:
         return _plan(choice, list(itertools.islice(situation.queue, size)))

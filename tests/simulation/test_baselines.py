@@ -71,6 +71,15 @@ def test_one_width_for_all(name: str) -> None:
     assert (plan.variant, plan.threads) == ("medium", 1)
 
 
+def test_baselines_plan_by_what_runs_take_now() -> None:
+    """On a machine that has become slower than its profile, batches are as small as the slower runs require."""
+    slowed = gpu_menu()
+    slowed.rescale({(one.variant.name, one.threads): 1.5 for one in slowed.choices})
+    assert variant_and_size(decide(static("medium"), slowed, [15] * 9)) == ("medium", 3)
+    assert variant_and_size(decide(POLICIES["maxacc"](), slowed, [31] * 9)) == ("large", 1)
+    assert variant_and_size(decide(POLICIES["maxbatch"](), slowed, [17.3] * 100)) == ("small", 16)
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     name=st.sampled_from([*POLICIES, "small", "large"]),
