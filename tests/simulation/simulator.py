@@ -66,19 +66,20 @@ class Report:
         return self.in_time / max(1, self.admitted - self.outcomes[Outcome.CANCELLED])
 
 
-Noise = Callable[[Plan, random.Random], int]
+Noise = Callable[[int, random.Random], int]
+"""From what the profile says of a run, in nanoseconds, to what it takes. Predictions that adapt have no part in it."""
 
 
-def exact(plan: Plan, rng: random.Random) -> int:
-    """Runs take exactly what was predicted."""
-    return plan.latency_ns
+def exact(profiled_ns: int, rng: random.Random) -> int:
+    """Runs take exactly what the profile says."""
+    return profiled_ns
 
 
 def noisy(spread: float) -> Noise:
-    """Runs take a log-normal factor of the prediction whose 95th percentile is about 1."""
+    """Runs take a log-normal factor of the profile whose 95th percentile is about 1."""
 
-    def duration_ns(plan: Plan, rng: random.Random) -> int:
-        return max(1, int(plan.latency_ns * rng.lognormvariate(-1.645 * spread, spread)))
+    def duration_ns(profiled_ns: int, rng: random.Random) -> int:
+        return max(1, int(profiled_ns * rng.lognormvariate(-1.645 * spread, spread)))
 
     return duration_ns
 
@@ -183,7 +184,14 @@ class Simulator:
         self.report.runs[plan.variant] += 1
         self.report.batch_sizes[len(plan.request_ids)] += 1
         self.report.log.append(f"{self.now_ns} {plan.variant}x{len(plan.request_ids)} on {dispatch.workers}")
-        self._at(self.now_ns + self._noise(plan, self._rng), lambda: self._finish(dispatch.workers[0]))
+        duration_ns = self._noise(self._profiled_ns(plan), self._rng)
+        self._at(self.now_ns + duration_ns, lambda: self._finish(dispatch.workers[0]))
+
+    def _profiled_ns(self, plan: Plan) -> int:
+        profile = next(
+            c.profile for c in self.menu.choices if (c.variant.name, c.threads) == (plan.variant, plan.threads)
+        )
+        return profile.latency_ns(len(plan.request_ids))
 
     def _finish(self, worker: int) -> None:
         dispatch, failed = self._running.pop(worker)

@@ -63,3 +63,18 @@ def test_overload_carries_what_the_cheapest_variant_can() -> None:
     """At twice the capacity of two cores (200/s of the small variant) nearly all capacity still makes deadlines."""
     report = simulate("cpu", 400)
     assert report.in_time / 10 > 0.9 * 200
+
+
+def test_runs_take_what_the_profile_says_whatever_was_predicted() -> None:
+    """The truth does not follow the predictions: a machine ten percent faster than its profile stays that fast."""
+    menu = cpu_menu()
+    machine = scheduler(menu, workers=1, queue_size_max=500)
+    asked: list[int] = []
+
+    def faster(profiled_ns: int, rng: random.Random) -> int:
+        asked.append(profiled_ns)
+        return int(0.9 * profiled_ns)
+
+    Simulator(machine, menu, workers=1, noise=faster).run([Arrival(i * 100 * MS, 80 * MS) for i in range(50)])
+    assert set(asked) == {50 * MS}
+    assert menu.choices[0].scale == pytest.approx(0.9, abs=0.01)
