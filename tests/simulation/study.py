@@ -170,8 +170,7 @@ def run_cell(cell: Cell) -> Result:
         for choice in build().choices
     }
     baselines = {
-        name: simulate(planner_of(policy(), _narrow(build()), workers), cell, cold)
-        for name, policy in POLICIES.items()
+        name: simulate(planner_of(policy(), _narrow(build()), workers), cell, cold) for name, policy in POLICIES.items()
     }
     return Result(
         cell,
