@@ -26,6 +26,7 @@ from service.core.request import (
     Classification,
     ImageHeader,
     OnMiss,
+    Picture,
     Plan,
     Prediction,
     QueuedRequest,
@@ -170,13 +171,13 @@ class Engine:
 
     def choose_when_idle(self, budget_ns: int) -> str | None:
         """The variant that an idle server would answer a typical photograph with, given `budget_ns`."""
-        decode_ns = self._decode.cost_ns(_TYPICAL_PIXELS)
+        decode_ns = self._decode.cost_ns(_TYPICAL_PICTURE)
         return self._scheduler.idle_choice(budget_ns - decode_ns, DEFAULT_POLICY)
 
     async def infer(
-        self, image: bytes, options: RequestOptions, *, received_ns: int, client: str = ""
+        self, image: Picture, options: RequestOptions, *, received_ns: int, client: str = ""
     ) -> Classification:
-        """Classify one encoded image within its budget, counted from `received_ns`.
+        """Classify one picture, encoded or as pixels, within its budget, counted from `received_ns`.
 
         `client` is the key that fairness goes by (an address or an account). Cancelling the calling task
         cancels the request and nothing else.
@@ -210,11 +211,11 @@ class Engine:
     # One request's way ----------------------------------------------------------------------------------
 
     async def _serve(
-        self, image: bytes, header: ImageHeader, options: RequestOptions, received_ns: int, deadline_ns: int
+        self, image: Picture, header: ImageHeader, options: RequestOptions, received_ns: int, deadline_ns: int
     ) -> Classification:
         self._last_id += 1
         request = QueuedRequest(self._last_id, received_ns, deadline_ns, options.policy)
-        side_core_ns = self._profile.decode.cost_ns(header.pixels) + _TRANSPORT_CORE_NS
+        side_core_ns = self._decode.profiled_ns(header) + _TRANSPORT_CORE_NS
         self._scheduler.expect(request.request_id, deadline_ns, options.policy, side_core_ns)
         try:
             decoded, decode_ns = await self._decode_image(image, header, options, deadline_ns)
@@ -241,11 +242,11 @@ class Engine:
             raise
 
     async def _decode_image(
-        self, image: bytes, header: ImageHeader, options: RequestOptions, deadline_ns: int
+        self, image: Picture, header: ImageHeader, options: RequestOptions, deadline_ns: int
     ) -> tuple[DecodedImage, int]:
         """Decode no larger than the most accurate variant that could still be chosen needs, within the deadline."""
         started_ns = self.now_ns()
-        slack_ns = deadline_ns - started_ns - self._decode.cost_ns(header.pixels)
+        slack_ns = deadline_ns - started_ns - self._decode.cost_ns(header)
         feasible = [c for c in self._menu.allowed(options.policy) if c.latency_ns(1) <= slack_ns]
         names = {choice.variant.name for choice in feasible or self._menu.allowed(options.policy)}
         resolution = max(self._resolutions[name] for name in names)
@@ -255,10 +256,10 @@ class Engine:
                 self._decoder.decode(image, resolution), None if timeout_ns is None else timeout_ns / NS_PER_S
             )
         except TimeoutError:
-            needed_ns = self._decode.cost_ns(header.pixels) + self._menu.fastest_ns(options.policy)
+            needed_ns = self._decode.cost_ns(header) + self._menu.fastest_ns(options.policy)
             raise too_late("the budget ran out while the image was decoded", needed_ns) from None
         now_ns = self.now_ns()
-        self._decode.took(header.pixels, now_ns - started_ns)
+        self._decode.took(header, now_ns - started_ns)
         return decoded, now_ns - started_ns
 
     # Performing the scheduler's actions -----------------------------------------------------------------
@@ -338,6 +339,7 @@ class Engine:
                 ),
                 batch_size=len(plan.request_ids),
                 degraded_from=self._degraded_from(flight.idle_choice, plan.variant),
+                probabilities=result.probabilities[position] if result.probabilities else b"",
             ),
         )
 
@@ -409,7 +411,7 @@ class Engine:
 
 
 # What `choose_when_idle` assumes of a picture: a 1080p photograph.
-_TYPICAL_PIXELS = 1920 * 1080
+_TYPICAL_PICTURE = ImageHeader("JPEG", 1920, 1080)
 
 # Core time a request takes in the front end and the event loop: measured on a loaded server as what its answers took
 # in all, minus decode and run.

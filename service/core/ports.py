@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from service.core.request import ImageHeader, Plan, RunResult
+from service.core.request import ImageHeader, Picture, Plan, RunResult
 
 
 class DecodedImage(Protocol):
@@ -21,10 +21,10 @@ class DecodedImage(Protocol):
 
 
 class Decoder(Protocol):
-    """Turns encoded bytes into pixels, in a bounded pool of threads."""
+    """Turns encoded bytes into pixels, in a bounded pool of threads; pixels that come as such it only takes over."""
 
-    def probe(self, image: bytes) -> ImageHeader:
-        """Read only the header: cheap enough for the event loop.
+    def probe(self, image: Picture) -> ImageHeader:
+        """Read only the header: cheap enough for the event loop. That of `RawPixels` says `PIXELS_FORMAT`.
 
         Raises:
             InvalidImage: not a picture, or its header is cut off.
@@ -33,7 +33,7 @@ class Decoder(Protocol):
         """
         ...
 
-    def decode(self, image: bytes, shorter_side_px: int) -> Awaitable[DecodedImage]:
+    def decode(self, image: Picture, shorter_side_px: int) -> Awaitable[DecodedImage]:
         """Decode to RGB, keeping at least `shorter_side_px` pixels of the shorter side if there are so many.
 
         That is a network's resolution divided by its crop fraction, so that its centre crop loses nothing.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeAlias
 
 from model_store.manifest import ModelVariant
 
@@ -71,6 +72,34 @@ class ImageHeader:
         return self.width * self.height
 
 
+PIXELS_FORMAT = "RGB"
+"""The `ImageHeader.format` of `RawPixels`: there is nothing to decode."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawPixels:
+    """A picture whose caller decoded it: upright RGB, 8 bits a channel, rows from the top, 3·width·height bytes.
+
+    One that has exactly the answering network's size is taken as cropped and resized already.
+
+    Raises:
+        ValueError: on construction, if `data` has another length than width and height say.
+    """
+
+    width: int
+    height: int
+    data: bytes
+
+    def __post_init__(self) -> None:
+        """Refuse what would be read beyond its end."""
+        if min(self.width, self.height) < 1 or len(self.data) != 3 * self.width * self.height:
+            raise ValueError(f"{self.width} x {self.height} pixels of RGB are not {len(self.data)} bytes")
+
+
+Picture: TypeAlias = bytes | RawPixels
+"""What a caller may send: an encoded file's bytes, or pixels."""
+
+
 @dataclass(frozen=True, slots=True)
 class QueuedRequest:
     """What the scheduler knows of a decoded request. The pixels stay with the engine, keyed by `request_id`.
@@ -99,12 +128,15 @@ class RunResult:
     """What a worker reports of one finished run.
 
     `top` holds, per image in plan order, (class index, probability) pairs in falling probability.
-    `preprocess_ns` and `inference_ns` are for the whole batch: each request waited for all of it.
+    `preprocess_ns` and `inference_ns` are for the whole batch: each request waited for all of it. `probabilities`
+    holds, per image, every class's probability in class order as little-endian float32: a copy of 4 kB, which costs
+    less than asking who wants it.
     """
 
     top: tuple[tuple[tuple[int, float], ...], ...]
     preprocess_ns: int
     inference_ns: int
+    probabilities: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +162,10 @@ class StageTimings:
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """A request's answer. `degraded_from` names what an idle server would have used, when load forced less."""
+    """A request's answer. `degraded_from` names what an idle server would have used, when load forced less.
+
+    `probabilities`: of every class, see `RunResult`.
+    """
 
     predictions: tuple[Prediction, ...]
     variant: ModelVariant
@@ -139,3 +174,4 @@ class Classification:
     timings: StageTimings
     batch_size: int
     degraded_from: str | None
+    probabilities: bytes = b""

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from service.core.clock import Clock, MonotonicClock
-from service.core.request import ImageHeader
+from service.core.request import PIXELS_FORMAT, ImageHeader, Picture, RawPixels
 from service.errors import ImageTooLarge, InvalidImage, NotReady, Overloaded, PhiserveError, UnsupportedMediaType
 from service.runtime import image_header
 
@@ -44,9 +44,13 @@ _BYTES_PER_PIXEL = 4  # Pillow keeps RGB in 32-bit words
 
 @dataclass(frozen=True, slots=True)
 class RgbImage:
-    """A decoded picture: upright, mode "RGB", 8 bits a channel."""
+    """A decoded picture: upright, mode "RGB", 8 bits a channel.
+
+    `may_be_cropped`: it came as pixels, so that one of a network's size is that network's input.
+    """
 
     pixels: Image.Image
+    may_be_cropped: bool = False
 
     @property
     def width(self) -> int:
@@ -89,6 +93,21 @@ def decode_rgb(data: bytes, shorter_side_px: int, pixels_max: int) -> RgbImage:
     except Exception as error:  # the seam: Pillow's codecs raise a dozen types on hostile bytes
         raise _corrupt(header.format, error) from error
     return RgbImage(rgb)
+
+
+def take_over(raw: RawPixels, shorter_side_px: int) -> RgbImage:
+    """Pixels that their caller decoded, scaled and cut as `decode_rgb` would.
+
+    One of a network's size keeps it: scaling begins at four times `shorter_side_px`, which no network's input has.
+
+    Raises:
+        ImageTooLarge: more memory than there is.
+    """
+    try:
+        rgb = Image.frombytes("RGB", (raw.width, raw.height), raw.data)
+        return RgbImage(_cut_ends(_shrink(rgb, shorter_side_px)), may_be_cropped=True)
+    except MemoryError:
+        raise ImageTooLarge("holding the picture needs more memory than the server has; scale it down") from None
 
 
 def _decode(picture: Image.Image, shorter_side_px: int) -> Image.Image:
@@ -180,11 +199,13 @@ class PillowDecoder:
         """Pictures that wait for a thread or are on one."""
         return self._pending
 
-    def probe(self, image: bytes) -> ImageHeader:
+    def probe(self, image: Picture) -> ImageHeader:
         """See `core.ports.Decoder.probe`."""
+        if isinstance(image, RawPixels):
+            return image_header.bounded(ImageHeader(PIXELS_FORMAT, image.width, image.height), self._pixels_max)
         return image_header.read_header(image, self._pixels_max)
 
-    async def decode(self, image: bytes, shorter_side_px: int) -> RgbImage:
+    async def decode(self, image: Picture, shorter_side_px: int) -> RgbImage:
         """See `core.ports.Decoder.decode`. Cancelling the caller frees its place, if it was not begun.
 
         Raises:
@@ -200,7 +221,7 @@ class PillowDecoder:
         """Drop what waits, wait for what runs, end the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _submit(self, image: bytes, shorter_side_px: int) -> Future[RgbImage]:
+    def _submit(self, image: Picture, shorter_side_px: int) -> Future[RgbImage]:
         with self._lock:
             if self._pending >= self._queue_size_max:
                 raise Overloaded(
@@ -216,9 +237,11 @@ class PillowDecoder:
         future.add_done_callback(self._release)
         return future
 
-    def _timed_decode(self, image: bytes, shorter_side_px: int) -> RgbImage:
+    def _timed_decode(self, image: Picture, shorter_side_px: int) -> RgbImage:
         started_ns = self._clock.now_ns()
         try:
+            if isinstance(image, RawPixels):
+                return take_over(image, shorter_side_px)
             return decode_rgb(image, shorter_side_px, self._pixels_max)
         finally:
             took_ns = self._clock.now_ns() - started_ns

@@ -90,9 +90,9 @@ def read_header(data: bytes, pixels_max: int) -> ImageHeader:
         ImageTooLarge: more than `pixels_max` pixels.
     """
     if data.startswith(_PNG_SIGNATURE):
-        return _bounded(_png_header(data), pixels_max)
+        return bounded(_png_header(data), pixels_max)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return _bounded(_webp_header(data), pixels_max)
+        return bounded(_webp_header(data), pixels_max)
     with open_picture(data) as picture:
         return header_of(picture, pixels_max)
 
@@ -106,7 +106,7 @@ def header_of(picture: Image.Image, pixels_max: int) -> ImageHeader:
     """
     # A camera's multi-picture file ("MPO") is a JPEG with more JPEGs behind it; the first one is served.
     name = "JPEG" if picture.format == "MPO" else str(picture.format)
-    return _bounded(ImageHeader(name, picture.width, picture.height), pixels_max)
+    return bounded(ImageHeader(name, picture.width, picture.height), pixels_max)
 
 
 def open_picture(data: bytes) -> Image.Image:
@@ -162,7 +162,13 @@ def _webp_header(data: bytes) -> ImageHeader:
     raise InvalidImage("the WebP header is cut off or corrupt; send the whole file")
 
 
-def _bounded(header: ImageHeader, pixels_max: int) -> ImageHeader:
+def bounded(header: ImageHeader, pixels_max: int) -> ImageHeader:
+    """`header` itself, if such a picture is taken.
+
+    Raises:
+        InvalidImage: a side of no pixels.
+        ImageTooLarge: more than `pixels_max` pixels.
+    """
     if header.width < 1 or header.height < 1:
         raise InvalidImage(f"the {header.format} header says {header.width} x {header.height} pixels")
     if header.pixels > pixels_max:

@@ -42,7 +42,8 @@ def crop_box(width: int, height: int, crop_fraction: float) -> tuple[int, int, i
 def preprocess(image: RgbImage, variant: ModelVariant, out: Pixels) -> None:
     """Crop and resize `image` for `variant` into `out`, uint8 of shape [resolution, resolution, 3].
 
-    Any picture works, down to one pixel and up to any aspect ratio; one smaller than the network is enlarged.
+    Any picture works, down to one pixel and up to any aspect ratio; one smaller than the network is enlarged. One
+    that may be cropped already and has the network's size is taken as it is.
 
     Raises:
         ValueError: `out` has another shape or type.
@@ -50,6 +51,9 @@ def preprocess(image: RgbImage, variant: ModelVariant, out: Pixels) -> None:
     side = variant.resolution
     if out.shape != (side, side, 3) or out.dtype != np.uint8:
         raise ValueError(f"{variant.name} wants uint8 of shape ({side}, {side}, 3), got {out.dtype} of {out.shape}")
+    if image.may_be_cropped and image.pixels.size == (side, side):
+        out[...] = np.asarray(image.pixels)
+        return
     box = crop_box(image.width, image.height, variant.crop_fraction)
     # Cut first: with `resize(box=…)` Pillow's filter would reach for pixels outside the box, along its edges.
     resized = image.pixels.crop(box).resize((side, side), _RESAMPLING[variant.interpolation])

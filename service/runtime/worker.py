@@ -118,7 +118,8 @@ class Worker:
         preprocessed_ns = self._clock.now_ns()
         probabilities = session.run(batch)
         top = tuple(top_classes(row, run.top_k) for row in probabilities)
-        return RunResult(top, preprocessed_ns - started_ns, self._clock.now_ns() - preprocessed_ns)
+        rows = tuple(row.tobytes() for row in probabilities.astype("<f4", copy=False))
+        return RunResult(top, preprocessed_ns - started_ns, self._clock.now_ns() - preprocessed_ns, rows)
 
     def _batch(self, session: Session, size: int) -> Pixels:
         if not 1 <= size <= self._batch_size_max:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from service.core.engine import Engine, ServedVariant
 from service.core.instrument import Instrument
 from service.core.menu import Menu
 from service.core.ports import DecodedImage
-from service.core.request import ImageHeader, Plan, RunResult
+from service.core.request import PIXELS_FORMAT, ImageHeader, Picture, Plan, RawPixels, RunResult
 from service.errors import InvalidImage
 from tests.fakes.event_loop import LoopClock
 from tests.fakes.menus import MS, cpu_menu, scheduler
@@ -32,18 +33,25 @@ class FakePixels:
 
 @dataclass
 class FakeDecoder:
-    """Takes `decode_ms` for every image; b"broken" has a good header and bad pixels, b"text" not even that."""
+    """Takes `decode_ms` for every image; b"broken" has a good header and bad pixels, b"text" not even that.
+
+    Pixels that need no decoding are taken over at once.
+    """
 
     decode_ms: float = 1.0
     resolutions: list[int] = field(default_factory=list)
 
-    def probe(self, image: bytes) -> ImageHeader:
+    def probe(self, image: Picture) -> ImageHeader:
+        if isinstance(image, RawPixels):
+            return ImageHeader(PIXELS_FORMAT, image.width, image.height)
         if image == b"text":
             raise InvalidImage("not an image")
         return ImageHeader("JPEG", 500, 400)
 
-    async def decode(self, image: bytes, resolution: int) -> DecodedImage:
+    async def decode(self, image: Picture, resolution: int) -> DecodedImage:
         self.resolutions.append(resolution)
+        if isinstance(image, RawPixels):
+            return FakePixels(image.data)
         await asyncio.sleep(self.decode_ms / 1000)
         if image == b"broken":
             raise InvalidImage("the picture ends too early")
@@ -53,6 +61,8 @@ class FakeDecoder:
 @dataclass
 class FakeWorkers:
     """Runs take what was planned times `slowness`; classes are the image's bytes, so that answers can be told apart.
+
+    Of 1000 classes the first byte's is the most probable; those after it have half as much each.
 
     A plan that holds the image b"poison" raises.
     """
@@ -78,13 +88,20 @@ class FakeWorkers:
             result = RuntimeError("the run failed")
         else:
             top = tuple(tuple((content[0] + k, 0.5**k) for k in range(top_k)) for content in contents)
-            result = RunResult(top, preprocess_ns=plan.latency_ns // 4, inference_ns=plan.latency_ns // 2)
+            rows = tuple(probabilities_of(content) for content in contents)
+            result = RunResult(top, plan.latency_ns // 4, plan.latency_ns // 2, rows)
 
         def finish() -> None:
             self.busy.remove(worker)
             done(result)
 
         asyncio.get_running_loop().call_later(plan.latency_ns * self.slowness / 1e9, finish)
+
+
+def probabilities_of(content: bytes) -> bytes:
+    """What `FakeWorkers` give every class of an image, as float32."""
+    row = [0.0] * content[0] + [0.5**k for k in range(100)]
+    return struct.pack("<1000f", *row, *[0.0] * (1000 - len(row)))
 
 
 class RecordingInstrument(Instrument):

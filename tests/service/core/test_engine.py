@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from service.core.engine import Engine, Readiness
-from service.core.request import OnMiss, RequestOptions, RoutingPolicy
+from service.core.request import OnMiss, RawPixels, RequestOptions, RoutingPolicy
 from service.errors import (
     DeadlineExceeded,
     InferenceFailed,
@@ -19,7 +19,7 @@ from service.errors import (
 )
 from tests.fakes.event_loop import run_in_fake_time
 from tests.fakes.menus import MS, gpu_menu
-from tests.fakes.runtime import FakeDecoder, FakeWorkers, RecordingInstrument, build_engine
+from tests.fakes.runtime import FakeDecoder, FakeWorkers, RecordingInstrument, build_engine, probabilities_of
 
 LATE = RoutingPolicy(on_miss=OnMiss.LATE)
 
@@ -332,5 +332,55 @@ def test_the_menu_says_what_each_budget_would_get() -> None:
         rows = engine.variants()
         assert [row.variant.name for row in rows] == ["large", "medium", "small"]
         assert rows[0].latency_ns_by_batch == {1: {1: 50 * MS, 2: 100 * MS, 4: 200 * MS}}
+
+    run_in_fake_time(scenario())
+
+
+def test_pixels_are_served_like_a_picture_without_its_decode() -> None:
+    """Pixels need no decoding, so a budget that no encoded picture could make is made."""
+
+    async def scenario() -> None:
+        engine = build_engine()
+        pixels = RawPixels(2, 1, b"Apples")
+        with pytest.raises(DeadlineExceeded):
+            await infer(engine, b"A", options(10.5))
+        answer = await infer(engine, pixels, options(10.5))
+        assert answer.predictions[0].index == ord("A")
+        assert (answer.variant.name, answer.budget_met, answer.timings.decode_ns) == ("small", True, 0)
+
+    run_in_fake_time(scenario())
+
+
+def test_pixels_teach_nothing_about_decoding() -> None:
+    """However many pictures need no decoding, what an encoded one is refused for stays the same."""
+
+    async def scenario() -> None:
+        engine = build_engine()
+        for _ in range(50):
+            await infer(engine, RawPixels(1, 1, b"RGB"), options(100))
+        with pytest.raises(DeadlineExceeded) as refused:
+            await infer(engine, b"A", options(5))
+        assert refused.value.smallest_feasible_budget_ns == 11 * MS
+
+    run_in_fake_time(scenario())
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2), (1, 1, 4), (0, 5, 0), (-1, -1, 3)])
+def test_pixels_of_another_length_than_they_say_are_refused(shape) -> None:
+    """Width and height must fit the bytes: nothing is read beyond their end."""
+    width, height, length = shape
+    with pytest.raises(ValueError, match="pixels of RGB"):
+        RawPixels(width, height, bytes(length))
+
+
+def test_every_answer_has_every_class() -> None:
+    """Batch-mates get their own probabilities of all classes, in class order, whatever top_k they asked for."""
+
+    async def scenario() -> None:
+        engine = build_engine(menu=gpu_menu())
+        images = [bytes([65 + position]) for position in range(4)]
+        answers = await asyncio.gather(*(infer(engine, image, options(100, top_k=1)) for image in images))
+        assert [answer.probabilities for answer in answers] == [probabilities_of(image) for image in images]
+        assert max(answer.batch_size for answer in answers) > 1
 
     run_in_fake_time(scenario())

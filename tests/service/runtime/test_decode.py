@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import struct
 import threading
 import warnings
@@ -14,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from service.core.request import PIXELS_FORMAT, ImageHeader, RawPixels
 from service.errors import ImageTooLarge, InvalidImage, NotReady, Overloaded, PhiserveError, UnsupportedMediaType
 from service.runtime import decode as decode_module
-from service.runtime.decode import PillowDecoder, RgbImage, decode_rgb
+from service.runtime.decode import PillowDecoder, RgbImage, decode_rgb, take_over
 
 PIXELS_MAX = 40_000_000
 WHOLE = 10**6  # no network needs so many pixels, so nothing is scaled down
@@ -407,3 +409,44 @@ def test_bounds_that_bound_nothing_are_refused(bounds):
     """Threads, queue and pixels must be positive, and pixels below what Pillow itself refuses."""
     with pytest.raises(ValueError, match="must be"):
         PillowDecoder(*bounds)
+
+
+# Pixels that need no decoding -------------------------------------------------------------------------------
+
+
+def raw(picture: Image.Image) -> RawPixels:
+    return RawPixels(picture.width, picture.height, picture.tobytes())
+
+
+def test_pixels_come_out_as_they_went_in(corners):
+    """Pixels that a network can use whole are taken over unchanged, and known to be no decoded file."""
+    picture = corners(300, 200)
+    taken = take_over(raw(picture), 200)
+    assert (pixels(taken) == np.asarray(picture)).all()
+    assert taken.may_be_cropped
+    assert not decode_rgb(encoded_png(picture), 200, PIXELS_MAX).may_be_cropped
+
+
+def encoded_png(picture: Image.Image) -> bytes:
+    with io.BytesIO() as file:
+        picture.save(file, "PNG")
+        return file.getvalue()
+
+
+@pytest.mark.parametrize("size", [(2000, 1200), (3000, 300), (40, 30)])
+def test_pixels_are_bounded_as_decoded_pictures_are(size, corners):
+    """Large pictures are shrunk and panoramas cut exactly as if they had come in a lossless file."""
+    picture = corners(*size)
+    assert (pixels(take_over(raw(picture), 100)) == decoded(encoded_png(picture), 100)).all()
+
+
+def test_a_decoder_probes_and_takes_pixels(corners):
+    """Pixels say their size without being looked at, are bounded in number, and pass through the same pool."""
+    decoder = PillowDecoder(1, 1, 5000)
+    try:
+        assert decoder.probe(raw(corners(70, 50))) == ImageHeader(PIXELS_FORMAT, 70, 50)
+        with pytest.raises(ImageTooLarge, match="at most 5000 pixels"):
+            decoder.probe(raw(corners(100, 51)))
+        assert asyncio.run(_decode(decoder, raw(corners(70, 50)))).width == 70
+    finally:
+        decoder.close()

@@ -79,3 +79,15 @@ def test_a_wrong_buffer_is_refused(out):
     """A buffer of another shape or type is a programming error, named with what is wanted."""
     with pytest.raises(ValueError, match="wants uint8 of shape"):
         preprocess(RgbImage(Image.new("RGB", (4, 4))), variant_of(), out)
+
+
+def test_pixels_of_the_networks_size_are_its_input(photograph):
+    """A picture that may be cropped already is used whole at exactly the network's size, and cropped at any other."""
+    picture = decode_rgb(photograph, 10**6, 10**8).pixels.resize((240, 240))
+    out = np.zeros((240, 240, 3), np.uint8)
+    preprocess(RgbImage(picture, may_be_cropped=True), variant_of(resolution=240), out)
+    assert (out == np.asarray(picture)).all()
+    assert (in_one_step(picture, variant_of(resolution=240)) != out).any()
+    smaller = np.zeros((224, 224, 3), np.uint8)
+    preprocess(RgbImage(picture, may_be_cropped=True), variant_of(resolution=224), smaller)
+    assert (smaller == in_one_step(picture, variant_of(resolution=224))).all()

@@ -52,6 +52,15 @@ def test_results_come_in_plan_order_with_timings(worker, plain):
     assert result.inference_ns > 0
 
 
+def test_the_probability_of_every_class_comes_back(worker, plain):
+    """Each picture's row holds one float32 per class in class order, from which its best class follows."""
+    result = run_on(worker, "tiny", 1, [plain("blue"), plain("red")])
+    rows = [np.frombuffer(row, "<f4") for row in result.probabilities]
+    assert [int(row.argmax()) for row in rows] == [top[0][0] for top in result.top] == [2, 0]
+    assert [float(row.max()) for row in rows] == [top[0][1] for top in result.top]
+    assert [len(row) for row in rows] == [variant_of("tiny", 16).class_count] * 2
+
+
 def test_variants_and_widths_take_turns_on_one_buffer(worker, plain):
     """Runs of different resolutions and batch sizes after each other do not see each other's pixels."""
     for _ in range(3):
