@@ -2,6 +2,7 @@
 
     PhiserveError
     ├── InvalidImage            the bytes are not a picture that can be decoded
+    ├── MalformedRequest        the request is not what its protocol prescribes
     ├── InvalidArgument         a parameter is malformed or contradictory
     ├── ImageTooLarge           too many bytes or too many pixels
     ├── UnsupportedMediaType    a format that is not served
@@ -30,6 +31,10 @@ class PhiserveError(Exception):
 
 class InvalidImage(PhiserveError):
     """The bytes are not a picture that can be decoded (truncated, corrupt, or not an image)."""
+
+
+class MalformedRequest(PhiserveError):
+    """The request is not what its protocol prescribes: syntax, framing, or a tensor of another type or shape."""
 
 
 class InvalidArgument(PhiserveError):

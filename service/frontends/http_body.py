@@ -55,9 +55,7 @@ async def read_images(request: Request, limits: BodyLimits) -> tuple[bytes | Ima
         UnsupportedMediaType: another Content-Type, or a Content-Encoding.
         ClientDisconnect: the caller left before the body was complete.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in {"", "identity"}:
-        raise UnsupportedMediaType("Content-Encoding is not supported; send the image as it is")
+    _check_encoding(request.headers)
     content_type = request.headers.get("content-type", "")
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type in _RAW_TYPES or media_type.startswith("image/"):
@@ -67,7 +65,15 @@ async def read_images(request: Request, limits: BodyLimits) -> tuple[bytes | Ima
     raise UnsupportedMediaType(f"this Content-Type is not served; {_MEDIA_TYPE_DETAIL}")
 
 
-async def _read_raw(request: Request, bytes_max: int) -> bytes:
+async def read_body(request: Request, bytes_max: int) -> bytes:
+    """The whole body, whatever its Content-Type says; it may be empty.
+
+    Raises:
+        BodyTooLarge: as `read_images`.
+        UnsupportedMediaType: a Content-Encoding.
+        ClientDisconnect: the caller left before the body was complete.
+    """
+    _check_encoding(request.headers)
     _check_content_length(request.headers, bytes_max)
     chunks, size = [], 0
     async for chunk in request.stream():
@@ -75,9 +81,14 @@ async def _read_raw(request: Request, bytes_max: int) -> bytes:
         if size > bytes_max:
             raise _too_large(bytes_max)
         chunks.append(chunk)
-    if not size:
-        raise InvalidImage(f"the body is empty; {_MEDIA_TYPE_DETAIL}")
     return b"".join(chunks)
+
+
+async def _read_raw(request: Request, bytes_max: int) -> bytes:
+    body = await read_body(request, bytes_max)
+    if not body:
+        raise InvalidImage(f"the body is empty; {_MEDIA_TYPE_DETAIL}")
+    return body
 
 
 async def _read_multipart(request: Request, content_type: str, limits: BodyLimits) -> tuple[bytes | ImageTooLarge, ...]:
@@ -176,6 +187,11 @@ class _PartCollector:
 
     def _end(self) -> None:
         self._complete = True
+
+
+def _check_encoding(headers: Mapping[str, str]) -> None:
+    if headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
+        raise UnsupportedMediaType("Content-Encoding is not supported; send the image as it is")
 
 
 def _check_content_length(headers: Mapping[str, str], bytes_max: int) -> None:

@@ -55,17 +55,24 @@ def problem(error: BaseException, request_id: str | None = None) -> dict[str, An
 
 
 def problem_response(error: BaseException, request_id: str | None = None) -> Response:
-    """The whole answer for `error`, with the headers its class calls for.
+    """The whole answer for `error`, as a problem."""
+    return error_response(error, problem(error, request_id), PROBLEM_MEDIA_TYPE)
+
+
+def error_response(error: BaseException, content: Mapping[str, Any], media_type: str) -> Response:
+    """`content` as the answer for `error`, with the status and the headers its class calls for.
 
     `Retry-After` is whole seconds, rounded up and at least 1, since HTTP (RFC 9110, section 10.2.3) has no finer.
     """
-    members = problem(error, request_id)
     headers = {}
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(max(1, -(-error.retry_after_ns // NS_PER_S)))
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
-    return _response(members, headers, closes=isinstance(error, BodyTooLarge))
+    status = wire_status(error).http
+    if isinstance(error, BodyTooLarge):
+        return _LastWords(orjson.dumps(content), status, headers | {"Connection": "close"}, media_type)
+    return Response(orjson.dumps(content), status, headers, media_type)
 
 
 def install_problem_handlers(app: FastAPI) -> None:
@@ -82,8 +89,6 @@ class _LastWords(Response):
     caller has read it. So the answer goes out first, then what the caller still sends is dropped for a while.
     """
 
-    media_type = PROBLEM_MEDIA_TYPE
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 ASGI's signature
         """Send everything, drain for at most `LINGER_S`, then end."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -95,13 +100,6 @@ class _LastWords(Response):
         except TimeoutError:
             pass  # the caller is slow or endless; it has had its answer
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _response(members: Mapping[str, Any], headers: dict[str, str], *, closes: bool = False) -> Response:
-    content = orjson.dumps(members)
-    if closes:
-        return _LastWords(content, members["status"], headers | {"Connection": "close"})
-    return Response(content, members["status"], headers, media_type=PROBLEM_MEDIA_TYPE)
 
 
 def request_id_of(request: Request) -> str | None:
@@ -131,7 +129,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     }
     if (request_id := request_id_of(request)) is not None:
         members["instance"] = f"urn:phiserve:request:{request_id}"
-    return _response(members, headers)
+    return Response(orjson.dumps(members), error.status_code, headers, PROBLEM_MEDIA_TYPE)
 
 
 def _http_detail(request: Request, error: HTTPException, headers: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -120,7 +120,17 @@ class ClassifyParameters:
         Raises:
             InvalidArgument: names every fault and what would have worked.
         """
-        values = self._values(query)
+        return self._options(self._values(_pairs(query, pairs_max=4 * len(self._by_name)), self._by_name))
+
+    def read(self, parameters: Iterable[tuple[str, str]], known: Collection[str]) -> RequestOptions:
+        """Read parameters that came on another way than the query, as text; only those that are `known` there.
+
+        Raises:
+            InvalidArgument: as `parse`.
+        """
+        return self._options(self._values(parameters, [name for name in self._by_name if name in known]))
+
+    def _options(self, values: Mapping[str, Any]) -> RequestOptions:
         budget_ms, target_ms = values.get("budget_ms"), values.get("target_ms")
         return RequestOptions(
             budget_ns=None if budget_ms is None else _to_ns(budget_ms),
@@ -134,18 +144,17 @@ class ClassifyParameters:
             ),
         )
 
-    def _values(self, query: bytes) -> dict[str, Any]:
+    def _values(self, pairs: Iterable[tuple[str, str]], known: Collection[str]) -> dict[str, Any]:
         faults: list[str] = []
         values: dict[str, Any] = {}
-        for name, text in _pairs(query, pairs_max=4 * len(self._by_name)):
-            parameter = self._by_name.get(name)
-            if parameter is None:
-                faults.append(f"no parameter is named {_shown(name)}; known are {', '.join(self._by_name)}")
+        for name, text in pairs:
+            if name not in known:
+                faults.append(f"no parameter is named {_shown(name)}; known are {', '.join(known)}")
             elif name in values:
                 faults.append(f"{name} is given more than once; give it once")
             else:
                 try:
-                    values[name] = parameter.parse(text)
+                    values[name] = self._by_name[name].parse(text)
                 except _Fault as fault:
                     values[name] = None
                     faults.append(f"{name} must be {fault}, got {_shown(text)}")

@@ -33,6 +33,7 @@ INTERNAL = WireStatus(500, "INTERNAL", "internal-error", "Internal error")
 STATUS_BY_ERROR: Mapping[type[errors.PhiserveError], WireStatus] = MappingProxyType(
     {
         errors.InvalidImage: WireStatus(400, "INVALID_ARGUMENT", "invalid-image", "Not a decodable image"),
+        errors.MalformedRequest: WireStatus(400, "INVALID_ARGUMENT", "malformed-request", "Malformed request"),
         errors.InvalidArgument: WireStatus(422, "INVALID_ARGUMENT", "invalid-argument", "Invalid parameter"),
         errors.ImageTooLarge: WireStatus(413, "RESOURCE_EXHAUSTED", "image-too-large", "Image too large"),
         errors.UnsupportedMediaType: WireStatus(
