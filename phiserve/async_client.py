@@ -1,0 +1,141 @@
+"""The client for asyncio: `Client`, method for method, for one event loop.
+
+It translates nothing and decides no retry: `transports.py` speaks to the server, `retry.py` says what to do next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Self, TypeVar, Unpack
+
+from phiserve.address import DEFAULT_URL, TlsFiles
+from phiserve.call_options import CallOptions, OptionArguments
+from phiserve.client import READ_AHEAD, check_many
+from phiserve.errors import PhiserveError
+from phiserve.images import ImageLike, encoded
+from phiserve.results import Classification, Variant
+from phiserve.retry import NS_PER_S, UNTIL_READY, Call, Pause, Retries, RetryPolicy, Send, patience
+from phiserve.transports import open_async_transport
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Classifies images on one server, over HTTP or gRPC by the URL's scheme. See `Client` for the arguments.
+
+        async with AsyncClient("http://127.0.0.1:8000") as client:
+            print((await client.classify("photo.jpg", budget_ms=50)).best.label)
+
+    Cancelling a task that waits for a call cancels that call, on the server too.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        grace_s: float = 10.0,
+        patience_s: float = 60.0,
+        retry: RetryPolicy | None = None,
+        ca_cert: str | Path | None = None,
+        client_cert: str | Path | None = None,
+        client_key: str | Path | None = None,
+    ) -> None:
+        """As `Client`; with a `grpc://` URL, inside a running event loop only."""
+        self._retries = Retries(retry or RetryPolicy(), patience(grace_s, patience_s), random.random)
+        self._transport = open_async_transport(url, TlsFiles(ca_cert, client_cert, client_key))
+
+    async def classify(self, image: ImageLike, **options: Unpack[OptionArguments]) -> Classification:
+        """As `Client.classify`; files are read and pixels encoded in a thread."""
+        return await self._classify(image, CallOptions(**options))
+
+    def classify_many(
+        self,
+        images: Iterable[ImageLike] | AsyncIterable[ImageLike],
+        *,
+        concurrency: int = 8,
+        **options: Unpack[OptionArguments],
+    ) -> AsyncIterator[Classification | PhiserveError | OSError]:
+        """As `Client.classify_many`; closing the iterator cancels what is in work."""
+        check_many(images, concurrency)
+        return self._classify_many(images, concurrency, CallOptions(**options))
+
+    async def variants(self) -> tuple[Variant, ...]:
+        """As `Client.variants`."""
+        return await self._perform(self._retries.begin(time.monotonic_ns()), self._transport.variants)
+
+    async def wait_until_ready(self, timeout_s: float = 60.0) -> None:
+        """As `Client.wait_until_ready`."""
+        waiting = Retries(UNTIL_READY, patience(0.0, timeout_s), random.random)
+        await self._perform(waiting.begin(time.monotonic_ns()), self._transport.check_ready)
+
+    async def close(self) -> None:
+        """As `Client.close`."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _classify(self, image: ImageLike, options: CallOptions) -> Classification:
+        content = image if isinstance(image, bytes) else await asyncio.to_thread(encoded, image)
+        call = self._retries.begin(
+            time.monotonic_ns(), budget_ns=options.budget_ns, is_late_allowed=options.is_late_allowed
+        )
+        return await self._perform(call, lambda send: self._transport.classify(content, options, send))
+
+    async def _perform(self, call: Call, attempt: Callable[[Send], Awaitable[T]]) -> T:
+        while True:
+            action = call.next(time.monotonic_ns())
+            if isinstance(action, Pause):
+                await asyncio.sleep(action.duration_ns / NS_PER_S)
+                continue
+            try:
+                result = await attempt(action)
+            except PhiserveError as error:
+                call.failed(error)
+            else:
+                call.answered()
+                return result
+
+    async def _classify_many(
+        self, images: Iterable[ImageLike] | AsyncIterable[ImageLike], concurrency: int, options: CallOptions
+    ) -> AsyncGenerator[Classification | PhiserveError | OSError]:
+        places = asyncio.Semaphore(concurrency)
+
+        async def result_of(image: ImageLike) -> Classification | PhiserveError | OSError:
+            async with places:
+                try:
+                    return await self._classify(image, options)
+                except (PhiserveError, OSError) as error:
+                    return error
+
+        begun: deque[asyncio.Task[Classification | PhiserveError | OSError]] = deque()
+        try:
+            async for image in _each(images):
+                begun.append(asyncio.create_task(result_of(image)))
+                if len(begun) == READ_AHEAD * concurrency:
+                    yield await begun[0]
+                    begun.popleft()
+            while begun:
+                yield await begun[0]
+                begun.popleft()
+        finally:
+            for task in begun:
+                task.cancel()
+            await asyncio.gather(*begun, return_exceptions=True)
+
+
+async def _each(images: Iterable[ImageLike] | AsyncIterable[ImageLike]) -> AsyncIterator[ImageLike]:
+    if isinstance(images, AsyncIterable):
+        async for image in images:
+            yield image
+    else:
+        for image in images:
+            yield image
