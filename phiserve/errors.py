@@ -3,6 +3,7 @@
     PhiserveError
     ├── ServerError             the server answered, and its answer is an error
     │   ├── InvalidImage            the bytes are not a picture that can be decoded
+    │   ├── MalformedRequest        not what the protocol prescribes
     │   ├── InvalidArgument         an option is malformed or contradictory
     │   ├── ImageTooLarge           too many bytes or too many pixels
     │   ├── UnsupportedMediaType    a format that is not served
@@ -69,6 +70,12 @@ class InvalidImage(ServerError):
     """The bytes are not a picture that can be decoded (truncated, corrupt, or not an image)."""
 
     slug, title, status = "invalid-image", "Not a decodable image", 400
+
+
+class MalformedRequest(ServerError):
+    """The request was not what its protocol prescribes; something between client and server changed it, perhaps."""
+
+    slug, title, status = "malformed-request", "Malformed request", 400
 
 
 class InvalidArgument(ServerError):
@@ -199,6 +206,7 @@ ERROR_BY_SLUG: dict[str, type[ServerError]] = {
     error.slug: error
     for error in (
         InvalidImage,
+        MalformedRequest,
         InvalidArgument,
         ImageTooLarge,
         UnsupportedMediaType,
