@@ -24,9 +24,15 @@ from service.core.clock import MonotonicClock
 from service.core.deadline_queue import DeadlineQueue
 from service.core.door import EngineSettings
 from service.core.engine import Engine, ServedVariant
+from service.core.instrument import Instruments
 from service.core.load import LoadEstimator
 from service.core.menu import Choice, Menu
 from service.core.scheduler import Scheduler, SchedulerSettings
+from service.core.tally import Tally
+from service.frontends.oip_request import OipLimits
+from service.frontends.oip_rest import install_oip_rest
+from service.frontends.oip_service import OipService
+from service.frontends.oip_statistics import Statistics
 from service.frontends.rest_api import RestLimits, create_rest_api
 from service.http_server import HttpServer, ListenError, bind, loop_factory
 from service.runtime.decode import PillowDecoder
@@ -78,6 +84,7 @@ class Server:
     workers: WorkerPool
     decoder: PillowDecoder
     instrument: PrometheusInstrument
+    tally: Tally
 
 
 def plan_machine(settings: Settings, cores: int, available: Collection[str]) -> Machine:
@@ -119,7 +126,7 @@ def build_server(settings: Settings, progress: Progress) -> Server:
     # On a CPU the workers need the cores that decoding takes: as many threads as cores would only make both slower.
     spare = max(1, cores // 2) if machine.on_cpu else cores
     decoder = PillowDecoder(settings.decode_threads or spare, settings.admitted_max, settings.image_pixels_max)
-    instrument = PrometheusInstrument(create_registry(version("phiserve")))
+    instrument, tally = PrometheusInstrument(create_registry(version("phiserve"))), Tally(clock)
     served = {
         name: ServedVariant(entry.manifest, entry.labels, routable=name in entries) for name, entry in found.items()
     }
@@ -131,7 +138,7 @@ def build_server(settings: Settings, progress: Progress) -> Server:
         decoder=decoder,
         workers=workers,
         clock=clock,
-        instrument=instrument,
+        instrument=Instruments(instrument, tally),
         settings=EngineSettings(
             budget_ns_default=round(settings.budget_ms_default * NS_PER_MS),
             budget_ns_max=round(settings.budget_ms_max * NS_PER_MS),
@@ -140,7 +147,7 @@ def build_server(settings: Settings, progress: Progress) -> Server:
             admitted_per_client_max=settings.admitted_per_client_max,
         ),
     )
-    return Server(settings, engine, workers, decoder, instrument)
+    return Server(settings, engine, workers, decoder, instrument, tally)
 
 
 def profile_store(settings: Settings, progress: Progress, *, force: bool) -> tuple[MachineProfile, Menu]:
@@ -300,7 +307,25 @@ def _http_server(server: Server, listener: socket.socket) -> HttpServer:
         version=version("phiserve"),
         bind_request_id=bind_request_id,
     )
+    install_oip_rest(api, _oip_service(server), _oip_statistics(server), version=version("phiserve"))
     return HttpServer(api, listener)
+
+
+def _oip_service(server: Server) -> OipService:
+    settings = server.settings
+    return OipService(
+        server.engine,
+        OipLimits(
+            image_bytes_max=settings.image_bytes_max,
+            body_bytes_max=settings.body_bytes_max,
+            images_max=settings.images_per_request_max,
+            top_k_max=settings.top_k_max,
+        ),
+    )
+
+
+def _oip_statistics(server: Server) -> Statistics:
+    return Statistics(server.tally, server.engine.now_ns)
 
 
 async def _serve(server: Server, listener: socket.socket, announce: Callable[[str], None]) -> None:

@@ -51,7 +51,8 @@ rule("service.runtime", RUNTIME_OURS, {"numpy", "PIL"})
 rule("service.runtime.session", RUNTIME_OURS, {"numpy", "onnxruntime"})
 rule(
     "service.frontends",
-    {"service.frontends", "service.core.engine", "service.core.request", "service.errors"} | READ_SIDE,
+    {"service.frontends", "service.core.engine", "service.core.request", "service.core.tally", "service.errors"}
+    | READ_SIDE,
     {"fastapi", "starlette", "pydantic", "orjson", "python_multipart"},
 )
 rule("service.frontends.status_codes", {"service.errors"})

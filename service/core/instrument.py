@@ -32,3 +32,45 @@ class Instrument:
 
     def run_failed(self, plan: Plan, error: BaseException) -> None:
         """A worker raised while running a plan."""
+
+
+class Instruments(Instrument):
+    """Several instruments as one: each is told everything, in the order given."""
+
+    def __init__(self, *instruments: Instrument) -> None:
+        self._instruments = instruments
+
+    def request_admitted(self) -> None:
+        """See `Instrument`."""
+        for instrument in self._instruments:
+            instrument.request_admitted()
+
+    def request_settled(self, classification: Classification) -> None:
+        """See `Instrument`."""
+        for instrument in self._instruments:
+            instrument.request_settled(classification)
+
+    def request_failed(self, error: Exception, *, admitted: bool, waited_ns: int) -> None:
+        """See `Instrument`."""
+        for instrument in self._instruments:
+            instrument.request_failed(error, admitted=admitted, waited_ns=waited_ns)
+
+    def request_cancelled(self, waited_ns: int) -> None:
+        """See `Instrument`."""
+        for instrument in self._instruments:
+            instrument.request_cancelled(waited_ns)
+
+    def queue_changed(self, queued: int, in_flight: int) -> None:
+        """See `Instrument`."""
+        for instrument in self._instruments:
+            instrument.queue_changed(queued, in_flight)
+
+    def run_finished(self, plan: Plan, result: RunResult) -> None:
+        """See `Instrument`."""
+        for instrument in self._instruments:
+            instrument.run_finished(plan, result)
+
+    def run_failed(self, plan: Plan, error: BaseException) -> None:
+        """See `Instrument`."""
+        for instrument in self._instruments:
+            instrument.run_failed(plan, error)
