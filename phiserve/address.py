@@ -73,7 +73,8 @@ def parse_address(url: str, tls: TlsFiles) -> Address:
     except ValueError as error:
         raise InvalidUrl(f"{error}; {_WHAT_WORKS}") from error
     scheme = parts.scheme.lower()
-    if scheme not in ("http", "https", "grpc", "grpcs") or not host:
+    is_printed = url.isprintable() and not any(character.isspace() for character in url)
+    if scheme not in ("http", "https", "grpc", "grpcs") or not host or not is_printed:
         raise InvalidUrl(f"not an address of a server; {_WHAT_WORKS}")
     if parts.username is not None or parts.query or parts.fragment:
         raise InvalidUrl(f"an address has neither credentials nor a query; {_WHAT_WORKS}")

@@ -19,7 +19,7 @@ from phiserve.client import READ_AHEAD, check_many
 from phiserve.errors import PhiserveError
 from phiserve.images import ImageLike, encoded
 from phiserve.results import Classification, Variant
-from phiserve.retry import NS_PER_S, UNTIL_READY, Call, Pause, Retries, RetryPolicy, Send, patience
+from phiserve.retry import NS_PER_S, READY_PATIENCE, UNTIL_READY, Call, Pause, Retries, RetryPolicy, Send, patience
 from phiserve.transports import open_async_transport
 
 T = TypeVar("T")
@@ -70,8 +70,9 @@ class AsyncClient:
 
     async def wait_until_ready(self, timeout_s: float = 60.0) -> None:
         """As `Client.wait_until_ready`."""
-        waiting = Retries(UNTIL_READY, patience(0.0, timeout_s), random.random)
-        await self._perform(waiting.begin(time.monotonic_ns()), self._transport.check_ready)
+        waiting = Retries(UNTIL_READY, READY_PATIENCE, random.random)
+        call = waiting.begin(time.monotonic_ns(), budget_ns=patience(0.0, timeout_s).total_ns)
+        await self._perform(call, self._transport.check_ready)
 
     async def close(self) -> None:
         """As `Client.close`."""

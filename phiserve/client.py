@@ -19,7 +19,7 @@ from phiserve.call_options import CallOptions, OptionArguments
 from phiserve.errors import PhiserveError
 from phiserve.images import ImageLike, encoded
 from phiserve.results import Classification, Variant
-from phiserve.retry import NS_PER_S, UNTIL_READY, Call, Pause, Retries, RetryPolicy, Send, patience
+from phiserve.retry import NS_PER_S, READY_PATIENCE, UNTIL_READY, Call, Pause, Retries, RetryPolicy, Send, patience
 from phiserve.transports import open_transport
 
 T = TypeVar("T")
@@ -97,11 +97,12 @@ class Client:
         """Return as soon as the server takes requests.
 
         Raises:
-            NotReady, ConnectionFailed, TimedOut: why it did not within `timeout_s`.
+            NotReady, ConnectionFailed, TimedOut: why it did not within `timeout_s`, or a second more.
             PhiserveError: what waiting cannot mend, at once; a certificate that is not trusted, for instance.
         """
-        waiting = Retries(UNTIL_READY, patience(0.0, timeout_s), random.random)
-        self._perform(waiting.begin(time.monotonic_ns()), self._transport.check_ready)
+        waiting = Retries(UNTIL_READY, READY_PATIENCE, random.random)
+        call = waiting.begin(time.monotonic_ns(), budget_ns=patience(0.0, timeout_s).total_ns)
+        self._perform(call, self._transport.check_ready)
 
     def close(self) -> None:
         """Close every connection; calls in progress fail."""

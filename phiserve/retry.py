@@ -70,6 +70,10 @@ def patience(grace_s: float, total_s: float) -> Patience:
     return Patience(round(grace_s * NS_PER_S), max(1, round(total_s * NS_PER_S)))
 
 
+READY_PATIENCE = patience(grace_s=1.0, total_s=1.0)
+"""The last question gets its answer, which says more than that there was none in the time that was left."""
+
+
 @dataclass(frozen=True, slots=True)
 class Send:
     """Send the request now. `budget_ns` goes on the wire (None: none was asked for); give up after `timeout_ns`."""

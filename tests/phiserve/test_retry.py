@@ -21,7 +21,7 @@ from phiserve import (
     UnexpectedAnswer,
 )
 from phiserve.errors import ERROR_BY_SLUG
-from phiserve.retry import UNTIL_READY, Pause, Retries, Send, is_transient, patience
+from phiserve.retry import READY_PATIENCE, UNTIL_READY, Pause, Retries, Send, is_transient, patience
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -210,13 +210,14 @@ def test_late_answers_are_waited_for_beyond_the_budget() -> None:
 
 def test_waiting_for_a_server_asks_until_the_time_is_over() -> None:
     """Not three times but as often as it takes, ever slower, and the last reason is raised."""
-    waiting = Retries(UNTIL_READY, patience(0.0, 30.0), lambda: 0.999)
-    run = Run(waiting, [(REFUSED, 0)] * 1000)
+    waiting = Retries(UNTIL_READY, READY_PATIENCE, lambda: 0.999)
+    run = Run(waiting, [(REFUSED, 0)] * 1000, budget_ns=30 * SECOND)
     started_ns = run.now_ns
     assert run.play() is REFUSED
     assert 30 <= len(run.sent) <= 60
     assert 28 * SECOND < run.now_ns - started_ns < 30 * SECOND
     assert max(run.paused_ns) < SECOND
+    assert all(send.timeout_ns > SECOND for _, send in run.sent)
 
 
 @pytest.mark.parametrize(
