@@ -59,7 +59,7 @@ class AsyncClient:
         *,
         concurrency: int = 8,
         **options: Unpack[OptionArguments],
-    ) -> AsyncIterator[Classification | PhiserveError | OSError]:
+    ) -> AsyncGenerator[Classification | PhiserveError | OSError]:
         """As `Client.classify_many`; closing the iterator cancels what is in work."""
         check_many(images, concurrency)
         return self._classify_many(images, concurrency, CallOptions(**options))

@@ -9,7 +9,7 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Self, TypeVar, Unpack
@@ -79,7 +79,7 @@ class Client:
 
     def classify_many(
         self, images: Iterable[ImageLike], *, concurrency: int = 8, **options: Unpack[OptionArguments]
-    ) -> Iterator[Classification | PhiserveError | OSError]:
+    ) -> Generator[Classification | PhiserveError | OSError]:
         """Each image's classification, or its error in the place of one, in the order of `images`.
 
         At most `concurrency` (1..256) are in work at once, and `images` is read no further ahead than twice that. Each

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,15 +19,14 @@ from typer.testing import CliRunner, Result
 from phiserve.cli import app as phiserve
 from service.core.request import OnMiss
 from service.errors import DeadlineExceeded, InvalidImage
-from service.frontends.rest_api import RestLimits, create_rest_api
-from tests.fakes.engine import ScriptedEngine, classification
+from tests.fakes.engine import classification
 from tests.fakes.http import running_server
 from tests.fakes.menus import MS
 
 
-def run(*arguments: object, url: str, **environment: str) -> Result:
+def run(*arguments: object, url: str, stdin: bytes | None = None, **environment: str) -> Result:
     environment = {"COLUMNS": "200", "PHISERVE_URL": url} | environment
-    return CliRunner().invoke(phiserve, ["classify", *map(str, arguments)], env=environment)
+    return CliRunner().invoke(phiserve, ["classify", *map(str, arguments)], input=stdin, env=environment)
 
 
 def rows(result: Result) -> list[list[str]]:
@@ -34,16 +36,9 @@ def rows(result: Result) -> list[list[str]]:
 
 
 @pytest.fixture
-def engine() -> ScriptedEngine:
-    return ScriptedEngine()
-
-
-@pytest.fixture
-def url(engine) -> Iterator[str]:
+def url(engine, http_url) -> str:
     """A server over the scripted engine."""
-    api = create_rest_api(engine, limits=RestLimits(), metrics_page=lambda: (b"", "text/plain"), version="1.2.3")
-    with running_server(api) as port:
-        yield f"http://127.0.0.1:{port}"
+    return http_url
 
 
 @pytest.fixture
@@ -111,6 +106,10 @@ def test_every_option_is_sent(engine, url, picture) -> None:
         "b3",
         "--min-accuracy",
         80,
+        "--target-ms",
+        12.5,
+        "--priority",
+        4,
         "--on-miss",
         "late",
         "--top-k",
@@ -121,6 +120,7 @@ def test_every_option_is_sent(engine, url, picture) -> None:
     asked, plain = (call.options for call in engine.calls)
     assert (asked.budget_ns, asked.top_k, asked.policy.variant) == (25 * MS, 7, "b3")
     assert (asked.policy.min_accuracy, asked.policy.on_miss) == (80, OnMiss.LATE)
+    assert (asked.policy.target_ns, asked.policy.priority) == (12_500_000, 4)
     assert (plain.budget_ns, plain.top_k, plain.policy.variant, plain.policy.min_accuracy) == (None, 3, None, None)
     assert plain.policy.on_miss is OnMiss.REJECT
 
@@ -199,3 +199,110 @@ def test_a_file_that_is_not_there_is_refused(url, tmp_path) -> None:
     result = run(tmp_path / "none.jpg", url=url, COLUMNS="300")
     assert result.exit_code == 2
     assert "none.jpg" in result.stderr
+
+
+def images_of(result: Result) -> list[str]:
+    """The images of JSON lines, by file name."""
+    return [Path(json.loads(line)["image"]).name for line in result.stdout.splitlines()]
+
+
+def test_a_folder_stands_for_its_images(engine, url, tmp_path) -> None:
+    """Every image in it and below, sorted, whatever the case of its suffix; other and hidden files are left out."""
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / ".thumbnails").mkdir()
+    for name in ("b.JPG", "a.png", "notes.txt", ".hidden.jpg", ".thumbnails/t.jpg", "deeper/c.webp"):
+        (tmp_path / name).write_bytes(b"cat")
+    result = run(tmp_path, "--json", url=url)
+    assert result.exit_code == 0
+    assert images_of(result) == ["a.png", "b.JPG", "c.webp"]
+
+
+def test_a_glob_is_expanded_where_no_shell_did(url, picture, tmp_path) -> None:
+    """Files that match, sorted, whatever their suffix."""
+    picture(b"cat", "2.jpg"), picture(b"cat", "1.jpg"), picture(b"cat", "3.raw")
+    assert images_of(run(tmp_path / "[0-9].*", "--json", url=url)) == ["1.jpg", "2.jpg", "3.raw"]
+    assert images_of(run(tmp_path / "**" / "*.jpg", "--json", url=url)) == ["1.jpg", "2.jpg"]
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(url, picture) -> None:
+    """Names with brackets are common, and the file is there."""
+    picture(b"cat", "photo1.jpg")
+    assert images_of(run(picture(b"cat", "photo[1].jpg"), "--json", url=url)) == ["photo[1].jpg"]
+
+
+def test_standard_input_is_an_image(engine, url) -> None:
+    """`-` sends what is piped in."""
+    result = run("-", "--json", url=url, stdin=b"piped")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["image"] == "-"
+    assert [call.image for call in engine.calls] == [b"piped"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["-", "-"], "once"),
+        (["{folder}"], "no image in the folder"),
+        (["{folder}/*.jpg"], "no file matches"),
+        (["-", "--budget-ms", "0"], "budget_ms"),
+        (["-", "--client-cert", "{folder}/none.pem"], "client_key"),
+        (["-", "--url", "https://127.0.0.1", "--ca-cert", "{folder}/none.pem"], "certificates"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_cannot_be_asked_is_one_line(engine, url, tmp_path, arguments, hint) -> None:
+    """Exit code 2, nothing sent, and one line that says what is wrong."""
+    result = run(*(argument.format(folder=tmp_path) for argument in arguments), url=url, stdin=b"cat")
+    assert result.exit_code == 2
+    assert engine.calls == []
+    assert result.stderr.count("\n") == 1
+    assert hint in result.stderr
+
+
+def test_a_file_that_went_away_is_shown_in_its_place(engine, url, picture, monkeypatch) -> None:
+    """What can no longer be read when its turn comes is one failed image, and the others are answered."""
+    gone, kept = picture(b"gone", "gone.jpg"), picture(b"cat", "kept.jpg")
+    monkeypatch.setattr(Path, "is_file", lambda _: True)
+    gone.unlink()
+    result = run(gone, kept, "--json", url=url)
+    assert result.exit_code == 1
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert (first["status"], second["status"]) == (None, 200)
+    assert "gone.jpg" in first["detail"]
+
+
+def test_order_is_kept_whatever_the_concurrency(engine, url, picture) -> None:
+    """With many in work at once, lines still come in the order of the arguments."""
+    paths = [picture(b"%d" % number, f"{number:02}.jpg") for number in range(30)]
+    result = run(*paths, "--json", "--concurrency", 8, url=url)
+    assert result.exit_code == 0
+    assert images_of(result) == [path.name for path in paths]
+    assert len(engine.calls) == 30
+
+
+def test_no_bar_is_drawn_where_nobody_looks(url, picture) -> None:
+    """Standard error stays empty when it is no terminal."""
+    result = run(picture(b"cat", "a.jpg"), picture(b"cat", "b.jpg"), url=url)
+    assert result.exit_code == 0
+    assert result.stderr == ""
+
+
+def test_a_bar_is_drawn_on_a_terminal(url, picture) -> None:
+    """Several images are counted on standard error, and the table on standard output holds no trace of it."""
+    controller, terminal = os.openpty()
+    command = [
+        Path(sys.executable).with_name("phiserve"),
+        "classify",
+        picture(b"cat", "a.jpg"),
+        picture(b"cat", "b.jpg"),
+    ]
+    environment = os.environ | {"PHISERVE_URL": url, "TERM": "xterm", "COLUMNS": "100"}
+    with os.fdopen(controller, "rb", buffering=0) as drawn:
+        ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, env=environment, check=False)
+        os.close(terminal)
+        seen = drawn.read(65536)
+    assert ended.returncode == 0
+    assert b"classifying" in seen
+    assert b"2/2" in seen
+    assert b"classifying" not in ended.stdout
+    assert ended.stdout.count(b".jpg") == 2
