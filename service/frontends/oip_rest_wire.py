@@ -124,7 +124,8 @@ def _header_end(text: str, body_length: int) -> int:
 
 def _query(query: bytes) -> dict[str, Any]:
     try:
-        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=_QUERY_FIELDS_MAX)
+        text = query.decode("ascii")
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_QUERY_FIELDS_MAX)
     except ValueError:
         raise InvalidArgument(
             f"the query string must be percent-encoded UTF-8 of at most {_QUERY_FIELDS_MAX} parameters"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import threading
 from dataclasses import dataclass, field
 
 from model_store.manifest import Accuracy, Manifest, ModelVariant, Provenance
 from service.core.engine import Readiness, VariantStatus
-from service.core.request import Classification, Prediction, RequestOptions, StageTimings
+from service.core.request import Classification, Picture, Prediction, RequestOptions, StageTimings
 from service.errors import NotReady
 from tests.fakes.clock import FakeClock
 from tests.fakes.menus import MS, variant
@@ -19,7 +20,7 @@ HELD = b"held"
 
 @dataclass(frozen=True)
 class Call:
-    image: bytes
+    image: Picture
     options: RequestOptions
     received_ns: int
     client: str
@@ -36,7 +37,9 @@ def classification(
     trained: bool = True,
     wnids: bool = True,
     budget_ns: int = 40 * MS,
+    class_count: int = 1000,
 ) -> Classification:
+    """The first class is 281; each after it has half the probability of the one before, and none is left out."""
     return Classification(
         predictions=tuple(
             Prediction(
@@ -52,6 +55,9 @@ def classification(
         ),
         batch_size=3,
         degraded_from=degraded_from,
+        probabilities=struct.pack(
+            f"<{class_count}f", *(probability * 0.5 ** ((k - 281) % class_count) for k in range(class_count))
+        ),
     )
 
 
@@ -76,8 +82,8 @@ class ScriptedEngine:
     `failures` maps an image to the error it ends with, `answers` to the answer it gets instead of the usual one.
     """
 
-    failures: dict[bytes, Exception] = field(default_factory=dict)
-    answers: dict[bytes, Classification] = field(default_factory=dict)
+    failures: dict[Picture, Exception] = field(default_factory=dict)
+    answers: dict[Picture, Classification] = field(default_factory=dict)
     readiness: Readiness = Readiness.READY
     budget_ns_default: int = 1000 * MS
     budget_ns_max: int = 60_000 * MS
@@ -90,7 +96,7 @@ class ScriptedEngine:
         return self.clock.now_ns()
 
     async def infer(
-        self, image: bytes, options: RequestOptions, *, received_ns: int, client: str = ""
+        self, image: Picture, options: RequestOptions, *, received_ns: int, client: str = ""
     ) -> Classification:
         self.calls.append(Call(image, options, received_ns, client))
         if self.readiness is not Readiness.READY:

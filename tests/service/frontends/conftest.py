@@ -7,11 +7,19 @@ from collections.abc import Iterator
 import pytest
 from fastapi import FastAPI
 
+from service.core.tally import Tally
+from service.frontends.oip_request import OipLimits
+from service.frontends.oip_rest import install_oip_rest
+from service.frontends.oip_service import OipService
+from service.frontends.oip_statistics import Statistics
 from service.frontends.rest_api import RestLimits, create_rest_api
 from tests.fakes.engine import ScriptedEngine
 from tests.fakes.http import InProcessClient
 
 LIMITS = RestLimits(image_bytes_max=1000, body_bytes_max=5000, images_per_request_max=4, top_k_max=20)
+
+
+OIP_LIMITS = OipLimits(image_bytes_max=1000, body_bytes_max=500_000, images_max=4, top_k_max=20)
 
 
 @pytest.fixture
@@ -38,5 +46,29 @@ def app(engine: ScriptedEngine, bound_ids: list[str]) -> FastAPI:
 
 @pytest.fixture
 def client(app: FastAPI) -> Iterator[InProcessClient]:
+    with InProcessClient(app) as client:
+        yield client
+
+
+@pytest.fixture
+def tally(engine: ScriptedEngine) -> Tally:
+    return Tally(engine.clock)
+
+
+@pytest.fixture
+def oip_service(engine: ScriptedEngine) -> OipService:
+    return OipService(engine, OIP_LIMITS)
+
+
+@pytest.fixture
+def oip_statistics(engine: ScriptedEngine, tally: Tally) -> Statistics:
+    """Statistics in 1970: the epoch is where the engine's clock began."""
+    return Statistics(tally, engine.now_ns, engine.now_ns)
+
+
+@pytest.fixture
+def oip_client(app: FastAPI, oip_service: OipService, oip_statistics: Statistics) -> Iterator[InProcessClient]:
+    """The REST API with the Open Inference Protocol beside it."""
+    install_oip_rest(app, oip_service, oip_statistics, version="1.2.3")
     with InProcessClient(app) as client:
         yield client
