@@ -56,6 +56,8 @@ rule(
     {"fastapi", "starlette", "pydantic", "orjson", "python_multipart"},
 )
 rule("service.frontends.status_codes", {"service.errors"})
+rule("service.frontends.inference", {"service.frontends.inference"}, {"google", "grpc"})
+rule("service.frontends.oip_grpc", {"service.frontends", "service.errors"}, {"grpc"})
 rule("service.telemetry", {"service.telemetry", "service.core.instrument", "service.core.request"}, {"orjson"})
 rule(
     "service.telemetry.metrics",
