@@ -75,7 +75,7 @@ class AsyncClient:
         await self._perform(call, self._transport.check_ready)
 
     async def close(self) -> None:
-        """As `Client.close`."""
+        """Close every connection; calls in progress fail."""
         await self._transport.close()
 
     async def __aenter__(self) -> Self:

@@ -84,7 +84,7 @@ class Client:
 
         At most `concurrency` (1..256) are in work at once, and `images` is read no further ahead than twice that. Each
         image has the whole budget, from when its turn comes. What is no image at all (TypeError, ValueError) is raised.
-        Closing the iterator starts nothing more.
+        Closing the iterator starts nothing more and waits for what is in work.
         """
         check_many(images, concurrency)
         return self._classify_many(images, concurrency, CallOptions(**options))
@@ -105,7 +105,7 @@ class Client:
         self._perform(call, self._transport.check_ready)
 
     def close(self) -> None:
-        """Close every connection; calls in progress fail."""
+        """Close every connection. No call may be in progress in another thread."""
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -154,8 +154,8 @@ class Client:
             while begun:
                 yield begun.popleft().result()
         finally:
-            # Whoever stopped reading does not wait for what is still on its way.
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Nothing in work can be interrupted, and what goes on unseen would use the client after it was closed.
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def check_many(images: object, concurrency: int) -> None:
