@@ -71,6 +71,7 @@ rule("service.http_server", {"service.frontends"}, {"starlette", "uvicorn", "uvl
 rule("service.cli", {"service", "model_store"}, {"typer", "rich"})
 rule("service.__main__", {"service"}, {"typer"})
 rule("phiserve", {"phiserve"}, {"httpx", "orjson", "typer", "rich"})
+rule("phiserve.images", {"phiserve"}, {"PIL", "numpy"})
 # The one place where a client's package knows the server: it mounts the server's commands, imported when run.
 rule("phiserve.cli", {"phiserve", "service.cli", "model_store.cli"}, {"typer"})
 
