@@ -63,9 +63,9 @@ class _AnnouncingServer(uvicorn.Server):
 
 
 @contextmanager
-def running_server(app: FastAPI) -> Iterator[int]:
-    """Serve `app` with uvicorn from a thread; gives the port."""
-    config = uvicorn.Config(app, http="httptools", lifespan="off", log_config=None, access_log=False)
+def running_server(app: FastAPI, **settings: Any) -> Iterator[int]:
+    """Serve `app` with uvicorn from a thread; gives the port. `settings` are uvicorn's own, for TLS for instance."""
+    config = uvicorn.Config(app, http="httptools", lifespan="off", log_config=None, access_log=False, **settings)
     server = _AnnouncingServer(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))

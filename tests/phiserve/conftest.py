@@ -38,15 +38,15 @@ def engine(current_engine) -> ScriptedEngine:
 
 
 @contextmanager
-def _serve(engine: ScriptedEngine) -> Iterator[str]:
+def _serve(engine: ScriptedEngine, **settings: Any) -> Iterator[str]:
     api = create_rest_api(engine, limits=RestLimits(), metrics_page=lambda: (b"", "text/plain"), version="1.2.3")
-    with running_server(api) as port:
+    with running_server(api, **settings) as port:
         yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="session")
-def serve() -> Callable[[ScriptedEngine], AbstractContextManager[str]]:
-    """Serves an engine over the real REST front end; gives the URL."""
+def serve() -> Callable[..., AbstractContextManager[str]]:
+    """Serves an engine over the real REST front end; gives the URL. Further arguments are uvicorn's settings."""
     return _serve
 
 
