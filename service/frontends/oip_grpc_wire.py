@@ -60,7 +60,8 @@ def _inputs(request: pb.ModelInferRequest) -> tuple[InputTensor, ...]:
 def _input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> InputTensor:
     parameters = _parameters(tensor.parameters)
     check_input_parameters(tensor.name, parameters)
-    if raw is not None and tensor.HasField("contents"):
+    # MLServer's converter sets contents without anything in them beside raw ones.
+    if raw is not None and tensor.contents.ByteSize():
         raise MalformedRequest(f"input {shown(tensor.name)} has both contents and raw_input_contents; send one of them")
     return InputTensor(
         name=tensor.name,

@@ -177,7 +177,7 @@ def test_contents_say_what_raw_contents_say(run, engine) -> None:
             await stub.ModelInfer(pb.ModelInferRequest(model_name="large", inputs=[each]))
         raw = pb.ModelInferRequest(
             model_name="large",
-            inputs=[tensor(name="pixels", datatype="UINT8", shape=[1, 1, 1, 3])],
+            inputs=[tensor(name="pixels", datatype="UINT8", shape=[1, 1, 1, 3], contents={})],
             raw_input_contents=[b"\0\x80\xff"],
         )
         await stub.ModelInfer(raw)
