@@ -35,7 +35,7 @@ class CallOptions:
     """See `OptionArguments`.
 
     Raises:
-        InvalidArgument: a budget or a target that is no time.
+        InvalidArgument: a budget or a target that is no time, or what one of the wires cannot tell from nothing asked.
     """
 
     budget_ms: float | None = None
@@ -47,10 +47,14 @@ class CallOptions:
     on_miss: OnMissName | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no clock can count with."""
+        """See Raises."""
         for name, value in (("budget_ms", self.budget_ms), ("target_ms", self.target_ms)):
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InvalidArgument(f"{name} must be a number of milliseconds above 0, got {value!r}")
+        if self.top_k is not None and self.top_k < 1:
+            raise InvalidArgument(f"top_k must be at least 1, got {self.top_k}")
+        if self.variant == "":
+            raise InvalidArgument("variant must be a name, see Client.variants; leave it out to let the server choose")
         if self.on_miss not in (None, "reject", "late"):
             raise InvalidArgument(f"on_miss must be 'reject' or 'late', got {self.on_miss!r}")
 

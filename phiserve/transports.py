@@ -61,6 +61,10 @@ def open_transport(url: str, tls: TlsFiles) -> Transport:
         OSError: a certificate cannot be read.
     """
     address = parse_address(url, tls)
+    if address.is_grpc:
+        from phiserve.grpc_transport import GrpcTransport  # noqa: PLC0415 - grpc only for those who use it
+
+        return GrpcTransport(address, tls)
     from phiserve.http_transport import HttpTransport  # noqa: PLC0415 - httpx only for those who use it
 
     return HttpTransport(address, tls)
@@ -69,6 +73,10 @@ def open_transport(url: str, tls: TlsFiles) -> Transport:
 def open_async_transport(url: str, tls: TlsFiles) -> AsyncTransport:
     """`open_transport` for asyncio."""
     address = parse_address(url, tls)
+    if address.is_grpc:
+        from phiserve.grpc_transport import AsyncGrpcTransport  # noqa: PLC0415 - grpc only for those who use it
+
+        return AsyncGrpcTransport(address, tls)
     from phiserve.http_transport import AsyncHttpTransport  # noqa: PLC0415 - httpx only for those who use it
 
     return AsyncHttpTransport(address, tls)

@@ -12,6 +12,7 @@ from phiserve import AsyncClient, Client
 from service.frontends.rest_api import RestLimits, create_rest_api
 from tests.fakes.clients import blocking_client
 from tests.fakes.engine import ScriptedEngine
+from tests.fakes.grpc_classifier import grpc_classifier
 from tests.fakes.http import running_server
 
 
@@ -55,6 +56,19 @@ def http_url(current_engine, serve) -> Iterator[str]:
     """A server over the engine of the running test."""
     with serve(current_engine) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def grpc_url(current_engine) -> Iterator[str]:
+    """The same over gRPC."""
+    with grpc_classifier(current_engine) as (authority, _):
+        yield f"grpc://{authority}"
+
+
+@pytest.fixture(params=["http", "grpc"])
+def url(request, engine) -> str:
+    """Either; what holds over one wire holds over the other."""
+    return request.getfixturevalue(f"{request.param}_url")
 
 
 @pytest.fixture(params=[Client, AsyncClient], ids=["sync", "async"])

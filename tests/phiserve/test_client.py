@@ -33,11 +33,6 @@ from tests.fakes.menus import MS
 ONCE = RetryPolicy(attempts_max=1)
 
 
-@pytest.fixture
-def url(engine, http_url) -> str:
-    return http_url
-
-
 def test_an_answer_is_typed(engine, url, connect) -> None:
     """Predictions, variant, budget and timings as frozen values, named as on the wire."""
     engine.answers[b"cat"] = classification(top_k=2, degraded_from="large", budget_met=False)
