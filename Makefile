@@ -15,7 +15,7 @@ serve_ready := $(VENV)/.installed-serve
 dev_ready := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help serve store test lint format types parity sim bench proto lock clean
+.PHONY: help serve store test lint format types parity interop sim bench proto lock clean
 
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ parity: ## Compare every graph with reference implementations under torch, in th
 	@.venv-parity/bin/pip install --quiet --disable-pip-version-check --requirement tests/parity/requirements.txt
 	@.venv-parity/bin/python tests/parity/parity.py
 
+interop: $(dev_ready) store ## Run clients of Triton, KServe, MLServer and others against a server, in their own venvs
+	@$(bin)/python -m tests.interop $(STORE)
+
 sim: $(dev_ready) ## Simulate the scheduler over loads and seeds
 	@$(bin)/python -m tests.simulation
 
@@ -74,4 +77,4 @@ lock: ## Pin the newest versions that fit pyproject.toml into constraints.txt
 	@rm -rf .venv-lock
 
 clean: ## Remove what was installed and built
-	rm -rf $(VENV) .venv-parity .venv-proto build *.egg-info $(STORE)
+	rm -rf $(VENV) .venv-interop .venv-parity .venv-proto build *.egg-info $(STORE)
