@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
 import trustme
 from typer.testing import CliRunner
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 from phiserve import Client, ConnectionFailed, InvalidUrl
 from phiserve.cli import app as phiserve
 from tests.fakes.engine import ScriptedEngine
+from tests.fakes.grpc_classifier import grpc_classifier
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,32 @@ def pki(tmp_path_factory) -> Pki:
     return Pki(folder / "ca.pem", server, folder / "client.pem", folder / "client.key", folder)
 
 
-@pytest.fixture(scope="module", params=["tls", "mtls"])
-def secured(request, pki, serve) -> Iterator[tuple[str, bool]]:
-    """The URL of a server with a certificate, and whether it wants one of its clients."""
-    asks = request.param == "mtls"
+@contextmanager
+def over_http(pki: Pki, serve, *, asks: bool) -> Iterator[str]:
     with pki.server.private_key_and_cert_chain_pem.tempfile(str(pki.folder)) as cert:
         tls = {"ssl_certfile": cert}
         if asks:
             tls |= {"ssl_ca_certs": str(pki.ca_cert), "ssl_cert_reqs": ssl.CERT_REQUIRED}
         with serve(ScriptedEngine(), **tls) as url:
-            yield url.replace("http://", "https://"), asks
+            yield url.replace("http://", "https://")
+
+
+@contextmanager
+def over_grpc(pki: Pki, *, asks: bool) -> Iterator[str]:
+    pair = (pki.server.private_key_pem.bytes(), pki.server.cert_chain_pems[0].bytes())
+    authority = pki.ca_cert.read_bytes() if asks else None
+    credentials = grpc.ssl_server_credentials([pair], authority, require_client_auth=asks)
+    with grpc_classifier(ScriptedEngine(), credentials=credentials) as (address, _):
+        yield f"grpcs://{address}"
+
+
+@pytest.fixture(scope="module", params=["https", "https asking", "grpcs", "grpcs asking"])
+def secured(request, pki, serve) -> Iterator[tuple[str, bool]]:
+    """The URL of a server with a certificate, and whether it wants one of its clients."""
+    asks = request.param.endswith("asking")
+    opened = over_grpc(pki, asks=asks) if request.param.startswith("grpcs") else over_http(pki, serve, asks=asks)
+    with opened as url:
+        yield url, asks
 
 
 def identity(pki: Pki, *, is_given: bool) -> dict[str, Path]:
@@ -101,12 +120,14 @@ def test_a_certificate_without_its_key_is_refused(pki) -> None:
 def test_files_that_hold_no_certificate_are_refused(pki, connect, tmp_path) -> None:
     """Before anything is connected: missing ones, and ones with something else in them."""
     (tmp_path / "empty.pem").write_text("nothing\n")
-    for path in (tmp_path / "none.pem", tmp_path / "empty.pem"):
-        with pytest.raises(OSError):  # noqa: PT011 - the message is the operating system's or OpenSSL's
-            connect("https://127.0.0.1", ca_cert=path)
+    for url in ("https://127.0.0.1", "grpcs://127.0.0.1"):
+        for path in (tmp_path / "none.pem", tmp_path / "empty.pem"):
+            with pytest.raises(OSError):  # noqa: PT011 - the message is the operating system's or OpenSSL's
+                connect(url, ca_cert=path)
 
 
 def test_certificates_without_tls_are_refused(pki, connect) -> None:
     """A URL that would send everything in the clear does not take the files silently."""
-    with pytest.raises(InvalidUrl, match="https://"):
-        connect("http://127.0.0.1", ca_cert=pki.ca_cert)
+    for scheme in ("http", "grpc"):
+        with pytest.raises(InvalidUrl, match=f"{scheme}s://"):
+            connect(f"{scheme}://127.0.0.1", ca_cert=pki.ca_cert)
