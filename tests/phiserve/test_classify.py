@@ -37,7 +37,7 @@ def rows(result: Result) -> list[list[str]]:
 
 @pytest.fixture
 def url(engine, http_url) -> str:
-    """A server over the scripted engine."""
+    """A server over the scripted engine: the command does not know the wires apart."""
     return http_url
 
 
@@ -170,7 +170,9 @@ def test_what_is_not_phiserve_is_shown_as_such(picture, content, status) -> None
     assert f"HTTP {status}" in line["detail"]
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "http://[bad", "ftp://127.0.0.1", "127.0.0.1:{port}"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:{port}", "http://[bad", "ftp://127.0.0.1", "127.0.0.1:{port}", "grpc://127.0.0.1:{port}"]
+)
 def test_no_server_is_one_line(picture, url) -> None:
     """Nobody listening, and an address that is none, end with 2 and say how to start a server."""
     with socket.socket() as taken:
@@ -278,6 +280,18 @@ def test_order_is_kept_whatever_the_concurrency(engine, url, picture) -> None:
     assert result.exit_code == 0
     assert images_of(result) == [path.name for path in paths]
     assert len(engine.calls) == 30
+
+
+@pytest.mark.parametrize("content", [b"cat", b"broken"])
+def test_json_is_the_same_over_both_wires(engine, http_url, grpc_url, picture, content) -> None:
+    """An answer has the same line over HTTP and over gRPC, and so has a failure but for its request's id."""
+    engine.answers[b"cat"] = classification(top_k=3, degraded_from="large")
+    engine.failures[b"broken"] = DeadlineExceeded("too tight", smallest_feasible_budget_ns=12 * MS)
+    over_http, over_grpc = (run(picture(content), "--json", "--budget-ms", 50, url=one) for one in (http_url, grpc_url))
+    assert over_http.exit_code == over_grpc.exit_code == (0 if content == b"cat" else 1)
+    first, second = (json.loads(result.stdout) for result in (over_http, over_grpc))
+    first.pop("instance", None), second.pop("instance", None)
+    assert first == second
 
 
 def test_no_bar_is_drawn_where_nobody_looks(url, picture) -> None:
