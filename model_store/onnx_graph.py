@@ -8,7 +8,7 @@ their convolutions, in float64. TensorFlow's SAME padding is explicit, since the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ add nothing that these networks use."""
 
 IR_VERSION = 8
 """The file format that goes with opset 17."""
+
+OnnxGraph: TypeAlias = onnx.ModelProto
+"""A whole model file in memory, for those who hand one on and need no onnx for that."""
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "probabilities"

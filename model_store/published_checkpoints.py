@@ -127,3 +127,9 @@ def published_top1(member: str) -> float | None:
         return checkpoint.top1
     published = released(member).published
     return published.top1 if published else None
+
+
+def published_top1_int8(member: str) -> float | None:
+    """The published top-1 of `member` in int8 (the Lite release's own quantisation) in percent, None if unknown."""
+    published = released(member).published
+    return published.top1_int8 if published else None

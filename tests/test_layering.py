@@ -32,6 +32,8 @@ rule("model_store.torch_pickle", {"model_store"}, {"numpy"})
 rule("model_store.sources", {"model_store"}, {"numpy"})
 rule("model_store.hub_download", {"model_store"}, {"huggingface_hub"})
 rule("model_store.onnx_graph", {"model_store"}, {"numpy", "onnx"})
+rule("model_store.quantize", {"model_store"}, {"numpy", "onnx"})
+rule("model_store.expected_inputs", {"model_store"}, {"numpy"})
 rule("model_store.cli", {"model_store"}, {"typer", "rich"})
 rule("service", set())
 rule("service.errors", set())
@@ -65,6 +67,11 @@ rule(
     {"prometheus_client"},
 )
 rule("service.evaluation", {"service.runtime", "service.errors", "model_store"}, {"numpy"})
+rule(
+    "service.range_calibration",
+    {"service.runtime", "service.evaluation", "service.errors", "model_store"},
+    {"numpy"},
+)
 rule("service.profile_report", {"service.core", "model_store.latency_profile"})
 rule("service.app", {"service", "model_store"})
 rule("service.http_server", {"service.frontends"}, {"starlette", "uvicorn", "uvloop"})
