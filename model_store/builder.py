@@ -1,4 +1,4 @@
-"""Builds variants: source → weights → graph → a version in the store, or nothing if nothing would change.
+"""Builds variants: source → weights → graph (→ int8) → a version in the store, or nothing if nothing would change.
 
 `build_variant` is a pure function of a source; `build_store` keeps the store up to date with a list of them;
 `record_accuracy` puts a measured accuracy into a manifest. All of onnx is imported only when a graph is built.
@@ -12,15 +12,20 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from model_store.architecture import build_architecture
+from model_store.activation_ranges import LOSS_POINTS_MAX, ActivationRanges, Verdict, check_fit, check_tensors
+from model_store.architecture import Architecture, build_architecture
 from model_store.catalogue import Catalogue, CatalogueEntry, StoreError
 from model_store.compound_scaling import released
 from model_store.manifest import SCHEMA_VERSION, Accuracy, FileDigest, Manifest, ModelVariant
-from model_store.sources import WeightsSource
+from model_store.published_checkpoints import LITE_SOURCE, published_top1_int8
+from model_store.sources import LoadedWeights, WeightsSource
 from model_store.store_index import LABELS_FILE, MODEL_FILE
 from model_store.store_writer import StoreDisk, StoreWriter, VersionContent, open_writer
+
+if TYPE_CHECKING:
+    from model_store.onnx_graph import OnnxGraph
 
 BuildStep = Literal["weights", "graph", "store"]
 ReportStep = Callable[[str, BuildStep], None]
@@ -42,11 +47,29 @@ out of date by itself, which a version number would do only if somebody remember
 
 
 @dataclass(frozen=True, slots=True)
+class Quantisation:
+    """Build int8 with `ranges`, unless that was measured to cost more than `loss_points_max` points of top-1."""
+
+    ranges: ActivationRanges
+    loss_points_max: float = LOSS_POINTS_MAX
+
+
+@dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """Build `source` as the fp32 variant called `variant`."""
+    """Build `source` as the variant called `variant`: fp32 without `quantisation`, else int8."""
 
     variant: str
     source: WeightsSource
+    quantisation: Quantisation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FloatNetwork:
+    """A source's network in fp32, in memory: what int8 is made from."""
+
+    architecture: Architecture
+    loaded: LoadedWeights
+    graph: OnnxGraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +96,7 @@ def build_store(
 
     Raises:
         SourceError: weights that cannot be had or do not fit.
+        RangesError: ranges that are not of these weights, or whose int8 graph loses too much.
         StoreError: another build is running, a variant's name is malformed, or the store cannot be written.
     """
     with open_writer(root, disk) as writer:
@@ -92,41 +116,73 @@ def build_store(
 
 
 def build_variant(request: BuildRequest, report: ReportStep | None = None) -> VersionContent:
-    """Everything one version consists of, in memory. Equal weights and code give equal bytes.
+    """Everything one version consists of, in memory. Equal weights, ranges and code give equal bytes.
 
     Raises:
         SourceError: weights that cannot be had or do not fit.
+        RangesError: ranges that are not of these weights, or whose int8 graph loses too much.
     """
-    from model_store.onnx_graph import (  # noqa: PLC0415 -- onnx takes half a second, an up-to-date store needs none
-        IR_VERSION,
-        OPSET,
-        Normalisation,
-        build_onnx_graph,
-    )
+    from model_store.onnx_graph import IR_VERSION, OPSET  # noqa: PLC0415 -- as in `build_float`
 
-    report, facts = report or _silent, request.source.facts
-    architecture = build_architecture(released(facts.member), class_count=len(facts.labels.labels))
-    report(request.variant, "weights")
-    loaded = request.source.load(architecture)
-    report(request.variant, "graph")
-    normalisation = Normalisation(facts.preprocessing.mean, facts.preprocessing.std)
-    graph = build_onnx_graph(architecture, loaded.weights, normalisation)
+    facts = request.source.facts
+    network = build_float(request.source, lambda step: (report or _silent)(request.variant, step))
+    graph = network.graph
+    if request.quantisation is not None:
+        ranges = request.quantisation.ranges
+        check_fit(ranges, network.loaded.provenance.weights_sha256, request.quantisation.loss_points_max)
+        graph = build_int8(request.source, network, ranges)
     files = {
         MODEL_FILE: graph.SerializeToString(deterministic=True),
         LABELS_FILE: facts.labels.to_json().encode(),
     }
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
-        variant=_model_variant(request),
-        accuracy=facts.accuracy,
-        provenance=loaded.provenance,
+        variant=model_variant(request),
+        accuracy=_accuracy(request),
+        provenance=network.loaded.provenance,
         opset=OPSET,
         ir_version=IR_VERSION,
-        parameters=architecture.parameters,
-        flops=architecture.flops,
+        parameters=network.architecture.parameters,
+        flops=network.architecture.flops,
         files={name: FileDigest(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
     )
     return VersionContent(manifest, files, recipe_sha256(request))
+
+
+def build_float(source: WeightsSource, report: Callable[[BuildStep], None] = lambda _step: None) -> FloatNetwork:
+    """Load the weights of `source` and build their fp32 graph.
+
+    Raises:
+        SourceError: weights that cannot be had or do not fit.
+    """
+    from model_store.onnx_graph import (  # noqa: PLC0415 -- onnx takes half a second, an up-to-date store needs none
+        Normalisation,
+        build_onnx_graph,
+    )
+
+    facts = source.facts
+    architecture = build_architecture(released(facts.member), class_count=len(facts.labels.labels))
+    report("weights")
+    loaded = source.load(architecture)
+    report("graph")
+    normalisation = Normalisation(facts.preprocessing.mean, facts.preprocessing.std)
+    return FloatNetwork(architecture, loaded, build_onnx_graph(architecture, loaded.weights, normalisation))
+
+
+def build_int8(source: WeightsSource, network: FloatNetwork, ranges: ActivationRanges) -> OnnxGraph:
+    """The int8 graph of `network`, which was built from `source`.
+
+    Raises:
+        RangesError: ranges of other tensors than the network's.
+    """
+    from model_store.expected_inputs import expected_inputs  # noqa: PLC0415 -- numpy comes with it
+    from model_store.onnx_graph import Normalisation  # noqa: PLC0415 -- as in `build_float`
+    from model_store.quantize import measured_tensors, quantize  # noqa: PLC0415 -- as above
+
+    expected = expected_inputs(network.architecture, network.loaded.weights)
+    check_tensors(ranges, measured_tensors(network.graph, expected))
+    preprocessing = source.facts.preprocessing
+    return quantize(network.graph, Normalisation(preprocessing.mean, preprocessing.std), ranges.ranges, expected)
 
 
 def recipe_sha256(request: BuildRequest) -> str:
@@ -140,6 +196,7 @@ def recipe_sha256(request: BuildRequest) -> str:
         "preprocessing": asdict(facts.preprocessing),
         "accuracy": asdict(facts.accuracy),
         "trained": facts.trained,
+        "ranges": request.quantisation.ranges.sha256 if request.quantisation else None,
         "code": _code_sha256(),
     }
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
@@ -174,18 +231,41 @@ def record_accuracy(root: Path, variant: str, accuracy: Accuracy, *, replace_pub
         return manifest
 
 
-def _model_variant(request: BuildRequest) -> ModelVariant:
+def model_variant(request: BuildRequest) -> ModelVariant:
+    """What core and front ends will see of the variant, known before anything is built."""
     facts = request.source.facts
     return ModelVariant(
         name=request.variant,
         member=facts.member,
-        precision="fp32",
+        precision="int8" if request.quantisation else "fp32",
         resolution=released(facts.member).resolution,
         crop_fraction=facts.preprocessing.crop_fraction,
         interpolation=facts.preprocessing.interpolation,
         class_count=len(facts.labels.labels),
-        top1=facts.accuracy.top1,
+        top1=_accuracy(request).top1,
         trained=facts.trained,
+    )
+
+
+def _accuracy(request: BuildRequest) -> Accuracy:
+    """The source's figure for fp32; for int8 the lower of what was published for it and what was measured here."""
+    exact = request.source.facts.accuracy
+    if request.quantisation is None or exact.top1 is None:
+        return exact
+    verdict = request.quantisation.ranges.verdict
+    estimate = round(exact.top1 - max(0.0, verdict.loss_points), 2)
+    published = published_top1_int8(request.source.facts.member) if exact.detail == LITE_SOURCE else None
+    if published is not None and published <= estimate:
+        detail = f"{LITE_SOURCE.replace('float', 'int8')}; {_seen(verdict)}"
+        return Accuracy(published, None, "published", detail, None)
+    detail = f"{exact.top1:g} ({exact.detail}) less what int8 was measured to lose: {_seen(verdict)}"
+    return Accuracy(estimate, None, "evaluated", detail, verdict.pictures)
+
+
+def _seen(verdict: Verdict) -> str:
+    return (
+        f"here int8 scored {verdict.top1_int8 - verdict.top1_fp32:+.2f} points beside fp32 on {verdict.pictures} "
+        "photographs that it was not calibrated on"
     )
 
 

@@ -17,25 +17,44 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from model_store.activation_ranges import LOSS_POINTS_MAX, RangesError, committed_ranges, read_ranges
 from model_store.catalogue import Catalogue, CatalogueEntry, StoreError
 from model_store.labels import LabelsError, read_labels
 from model_store.store_index import is_variant_name, read_index
 from model_store.store_root import STORE_VARIABLE, default_store_root
 
 if TYPE_CHECKING:
-    from model_store.builder import BuildOutcome, BuildRequest, BuildStep
+    from model_store.builder import BuildOutcome, BuildRequest, BuildStep, Quantisation
     from model_store.compound_scaling import Scaling
     from model_store.sources import WeightsSource
 
 store_app = typer.Typer(no_args_is_help=True, help="Build and inspect the store: which models there are to serve.")
 
-DEFAULT_MEMBERS = ("lite0", "lite1", "lite2")
+DEFAULT_VARIANTS = ("lite0", "lite0-int8", "lite1", "lite1-int8", "lite2", "lite2-int8")
+_INT8 = "-int8"
 _STEPS: dict[BuildStep, str] = {"weights": "getting weights", "graph": "building the graph", "store": "storing"}
 
 StoreOption = Annotated[
     Path | None,
     typer.Option("--store", help=f"The store's folder, if not ${STORE_VARIABLE} or the default.", show_default=False),
 ]
+
+
+RangesOption = Annotated[
+    Path | None,
+    typer.Option("--ranges", help="For int8: a file of activation ranges, made by `phiserve store calibrate`."),
+]
+LossOption = Annotated[
+    float,
+    typer.Option("--loss-points-max", help="For int8: points of top-1 it may cost before the build refuses.", min=0),
+]
+
+
+class BuildPrecision(StrEnum):
+    """What `build` makes of the members it is given."""
+
+    FP32 = "fp32"
+    INT8 = "int8"
 
 
 class Weights(StrEnum):
@@ -49,10 +68,14 @@ class Weights(StrEnum):
 
 @store_app.command()
 def build(
-    members: Annotated[
-        list[str] | None, typer.Argument(help="b0 … b7, lite0 … lite4.", show_default="lite0 lite1 lite2")
+    variants: Annotated[
+        list[str] | None,
+        typer.Argument(help="b0 … b7, lite0 … lite4; with -int8 in int8.", show_default=" ".join(DEFAULT_VARIANTS)),
     ] = None,
     *,
+    precision: Annotated[
+        BuildPrecision, typer.Option(help="Of the variants named without one: `lite0` with int8 is lite0-int8.")
+    ] = BuildPrecision.FP32,
     weights: Annotated[
         Weights,
         typer.Option(
@@ -63,6 +86,8 @@ def build(
         str | None, typer.Option(help="Hub weights other than the most accurate ones, such as aa_in1k or ap_in1k.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of untrained weights.", min=0)] = 0,
+    ranges: RangesOption = None,
+    loss_points_max: LossOption = LOSS_POINTS_MAX,
     force: Annotated[bool, typer.Option("--force", help="Build even what is up to date.")] = False,
     store: StoreOption = None,
 ) -> None:
@@ -70,9 +95,20 @@ def build(
     with _errors_in_one_line():
         from model_store.builder import BuildRequest  # noqa: PLC0415 -- numpy comes with it
 
-        chosen = list(dict.fromkeys(members or DEFAULT_MEMBERS))
-        _check_members(chosen)
-        requests = [BuildRequest(member, _source(member, weights, checkpoint, seed)) for member in chosen]
+        suffix = _INT8 if precision is BuildPrecision.INT8 else ""
+        chosen = {
+            name.removesuffix(_INT8) + (_INT8 if name.endswith(_INT8) else suffix): None for name in variants or ()
+        }
+        members = {name: name.removesuffix(_INT8) for name in chosen or dict.fromkeys(DEFAULT_VARIANTS)}
+        check_members(list(members.values()))
+        requests = [
+            BuildRequest(
+                name,
+                source_of(member, weights, checkpoint, seed),
+                _quantisation(member, ranges, loss_points_max) if name.endswith(_INT8) else None,
+            )
+            for name, member in members.items()
+        ]
         _build(store, requests, force=force)
 
 
@@ -90,18 +126,22 @@ def import_weights(
         tuple[float, float, float] | None, typer.Option(help="Input deviation per channel, 0..1, if not the usual one.")
     ] = None,
     top1: Annotated[float | None, typer.Option(help="Its top-1 accuracy in percent, if known.", min=0, max=100)] = None,
+    ranges: RangesOption = None,
+    loss_points_max: LossOption = LOSS_POINTS_MAX,
     store: StoreOption = None,
 ) -> None:
     """Add own weights of a known architecture, with own classes.
 
-    They must have been trained with TensorFlow's SAME padding, as timm's tf_efficientnet models are.
+    They must have been trained with TensorFlow's SAME padding, as timm's tf_efficientnet models are. With --ranges
+    the variant is int8 and its name ends in -int8.
     """
     with _errors_in_one_line():
         from model_store.builder import BuildRequest  # noqa: PLC0415 -- numpy comes with it
         from model_store.sources import from_file  # noqa: PLC0415 -- as above
 
-        _check_members([member])
-        variant = name or member
+        check_members([member])
+        quantisation = None if ranges is None else _quantisation(member, ranges, loss_points_max)
+        variant = (name or member) + (_INT8 if quantisation else "")
         if not is_variant_name(variant):
             raise typer.BadParameter("use lower-case letters, digits and single hyphens", param_hint="--name")
         source = from_file(
@@ -112,7 +152,7 @@ def import_weights(
             std=_channel_units(std, "--std"),
             top1=top1,
         )
-        _build(store, [BuildRequest(variant, source)], force=False)
+        _build(store, [BuildRequest(variant, source, quantisation)], force=False)
 
 
 @store_app.command("list")
@@ -164,7 +204,13 @@ def verify(store: StoreOption = None) -> None:
         _print(f"{len(names)} variants verified: {', '.join(names)}")
 
 
-def _source(member: str, weights: Weights, checkpoint: str | None, seed: int) -> WeightsSource:
+def source_of(member: str, weights: Weights, checkpoint: str | None, seed: int) -> WeightsSource:
+    """Where the weights of `member` come from, as `build` is told.
+
+    Raises:
+        typer.BadParameter: a checkpoint for weights that do not come from the hub.
+        SourceError: no such weights.
+    """
     from model_store import sources  # noqa: PLC0415 -- numpy comes with it
 
     if weights is Weights.AUTO:
@@ -176,6 +222,18 @@ def _source(member: str, weights: Weights, checkpoint: str | None, seed: int) ->
     if weights is Weights.HUB:
         return sources.from_hub(member, checkpoint)
     return sources.from_untrained(member, seed)
+
+
+def _quantisation(member: str, path: Path | None, loss_points_max: float) -> Quantisation:
+    from model_store.builder import Quantisation  # noqa: PLC0415 -- numpy comes with it
+
+    found = committed_ranges(member) if path is None else read_ranges(path, member)
+    if found is None:
+        raise RangesError(
+            f"no activation ranges of {member} come with phiserve; measure them on labelled photographs with "
+            f"`phiserve store calibrate {member} --images FOLDER --out FILE` and give that file with --ranges"
+        )
+    return Quantisation(found, loss_points_max)
 
 
 def _build(store: Path | None, requests: list[BuildRequest], *, force: bool) -> None:
@@ -203,7 +261,12 @@ def _build(store: Path | None, requests: list[BuildRequest], *, force: bool) -> 
     _print(f"store: {root}")
 
 
-def _check_members(members: list[str]) -> None:
+def check_members(members: list[str]) -> None:
+    """Refuse what is not a member of the family, and list those there are.
+
+    Raises:
+        typer.BadParameter: an unknown member.
+    """
     from model_store.compound_scaling import MEMBERS  # noqa: PLC0415 -- `list` and `verify` need none of it
 
     if unknown := [member for member in members if member not in MEMBERS]:
@@ -329,7 +392,7 @@ def _errors_in_one_line() -> Iterator[None]:
     """What went wrong as `error: …` on stderr and exit status 1; a programmer's mistake keeps its traceback."""
     try:
         yield
-    except (StoreError, LabelsError, OSError) as error:
+    except (StoreError, LabelsError, RangesError, OSError) as error:
         _fail(error)
     except ValueError as error:
         from model_store.sources import SourceError  # noqa: PLC0415 -- numpy comes with it
