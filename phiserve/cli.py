@@ -12,7 +12,7 @@ import typer
 from model_store.cli import store_app
 from phiserve import __version__
 from phiserve.classify import classify
-from service.cli import add_server_commands, evaluate
+from service.cli import add_server_commands, calibrate, evaluate
 
 app = typer.Typer(
     name="phiserve",
@@ -41,6 +41,7 @@ def root(
 
 add_server_commands(app)
 store_app.command("evaluate")(evaluate)
+store_app.command("calibrate")(calibrate)
 app.add_typer(store_app, name="store")
 app.command("classify")(classify)
 

@@ -1,4 +1,4 @@
-"""The server's commands: `serve`, `profile`, and `store evaluate`, which runs models as the server does.
+"""The server's commands: `serve`, `profile`, and `store evaluate` and `calibrate`, which run models as it does.
 
 The flags of `serve` are made from `Settings`, so that a setting exists on every way in or on none.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import inspect
 import logging
 import os
@@ -22,6 +23,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from model_store.activation_ranges import SCHEMA_VERSION as RANGES_SCHEMA_VERSION
+from model_store.cli import Weights, check_members, source_of
 from model_store.store_root import default_store_root
 from service.profile_report import explain_menu
 from service.settings import Settings, SettingsError, environment_variable, flag, knobs
@@ -258,6 +261,47 @@ def evaluate(
     for result in results:
         for reason in result.unreadable:
             typer.echo(f"not counted: {reason}", err=True)
+
+
+def calibrate(
+    members: Annotated[list[str], typer.Argument(help="b0 … b7, lite0 … lite4.")],
+    *,
+    images: Annotated[Path, typer.Option(help="Folder of labelled photographs, named NNN_name.jpg by class index.")],
+    out: Annotated[Path, typer.Option(help="File of ranges to write; other members in it stay.")],
+    of: Annotated[str, typer.Option(help="What the photographs are, to be recorded.")] = "own photographs",
+    weights: Annotated[Weights, typer.Option(help="As for `store build`.")] = Weights.AUTO,
+    checkpoint: Annotated[str | None, typer.Option(help="As for `store build`.")] = None,
+    seed: Annotated[int, typer.Option(help="As for `store build`.", min=0)] = 0,
+) -> None:
+    """Measure what int8 needs, and what it loses on photographs it was not calibrated on.
+
+    A few hundred varied photographs are plenty. `store build b0 --precision int8 --ranges FILE` takes the file.
+    """
+    from model_store.activation_ranges import RangesError, RangesFile, parse_ranges  # noqa: PLC0415 - numpy with it
+    from model_store.sources import SourceError  # noqa: PLC0415 - as above
+    from service import range_calibration  # noqa: PLC0415 - loads ONNX Runtime
+    from service.evaluation import EvaluationError  # noqa: PLC0415 - as above
+
+    check_members(members)
+    table = Table("member", "photographs", "fp32 top-1 %", "int8 top-1 %", "same class %", "divergence")
+    try:
+        found = parse_ranges(out.read_bytes(), str(out)).networks if out.exists() else {}
+        for member in members:
+            source = source_of(member, weights, checkpoint, seed)
+            today = dt.datetime.now(dt.UTC).date().isoformat()
+            with _stages(Console(stderr=True)) as show:
+
+                def report(done: int, total: int, _step: str, bar: str = f"calibrating {member}") -> None:
+                    show(bar, done, total)
+
+                ranges = range_calibration.calibrate(source, images, of=of, date=today, progress=report)
+            found[member], verdict = ranges, ranges.verdict
+            out.write_text(RangesFile(RANGES_SCHEMA_VERSION, found).to_json())
+            figures = (verdict.top1_fp32, verdict.top1_int8, verdict.agreement)
+            table.add_row(member, str(verdict.pictures), *(f"{x:.2f}" for x in figures), f"{verdict.divergence:.4f}")
+    except (SourceError, RangesError, EvaluationError, OSError) as error:
+        raise _fail(str(error)) from error
+    Console().print(table)
 
 
 serve_command = _with_flags_of_settings(_serve)

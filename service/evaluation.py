@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from model_store.catalogue import Catalogue, CatalogueEntry
+from model_store.catalogue import Catalogue
+from model_store.manifest import ModelVariant
 from service.errors import PhiserveError
 from service.runtime.decode import decode_rgb
 from service.runtime.image_header import PIXELS_MAX_LIMIT, silence_pillow_warnings
@@ -74,7 +75,7 @@ def evaluate(
     entries = [catalogue.entries[name] for name in names]
     photographs = list_photographs(images_dir)
     for entry in entries:
-        _check_classes(entry, photographs)
+        check_classes(entry.variant, photographs)
     silence_pillow_warnings()
     used = resolve_provider(provider, available_providers())
     results = []
@@ -114,10 +115,15 @@ def list_photographs(images_dir: Path) -> list[LabelledPhotograph]:
     return found
 
 
-def _check_classes(entry: CatalogueEntry, photographs: list[LabelledPhotograph]) -> None:
-    classes = entry.variant.class_count
+def check_classes(variant: ModelVariant, photographs: Sequence[LabelledPhotograph]) -> None:
+    """Refuse photographs of classes that `variant` does not have.
+
+    Raises:
+        EvaluationError: it names up to ten of them.
+    """
+    classes = variant.class_count
     if beyond := [photo.path.name for photo in photographs if photo.class_index >= classes]:
-        raise EvaluationError(f"{entry.variant.name} has classes 0 to {classes - 1}; beyond them are {_some(beyond)}")
+        raise EvaluationError(f"{variant.name} has classes 0 to {classes - 1}; beyond them are {_some(beyond)}")
 
 
 def _some(names: list[str]) -> str:
