@@ -29,6 +29,9 @@ _TENSORS_MAX = 16
 _QUERY_FIELDS_MAX = 32
 _JSON_ENVELOPE_BYTES = 64 * 2**10
 
+# Reading JSON holds up the event loop, by 0.2 us a number: 0.1 s for so many, which are three pictures of 224 pixels.
+JSON_VALUES_MAX = 500_000
+
 T = TypeVar("T")
 
 
@@ -49,10 +52,7 @@ class RestBody:
 
 
 def json_bytes_max(image_bytes_max: int) -> int:
-    """The most JSON that is read: room for the largest picture in base64.
-
-    JSON is read on the event loop, so a body of nothing but numbers must not be as long as one of pictures may be.
-    """
+    """The most bytes of JSON that are read: room for the largest picture in base64."""
     return -(-image_bytes_max // 3) * 4 + _JSON_ENVELOPE_BYTES
 
 
@@ -65,7 +65,7 @@ def parse_call(
 
     Raises:
         MalformedRequest: not the protocol's JSON, or sizes that do not fit the body.
-        ImageTooLarge: more JSON than is read.
+        ImageTooLarge: more JSON than is read, in bytes or in values.
         InvalidArgument: an input in shared memory, or a query that cannot be read.
     """
     end = len(body) if header_length is None else _header_end(header_length, len(body))
@@ -75,6 +75,9 @@ def parse_call(
         return RestCall(InferCall(model, version, "", query_parameters, (picture,), ()), None)
     if end > json_bytes_max:
         raise ImageTooLarge(f"at most {json_bytes_max} bytes of JSON are read; send tensors in binary form behind it")
+    # Known before it is read: values are told apart by commas, and base64 has none.
+    if body.count(b",", 0, end) > JSON_VALUES_MAX:
+        raise ImageTooLarge(f"at most {JSON_VALUES_MAX} JSON values are read; send tensors in binary form behind it")
     document = _loads(body[:end])
     parameters = _get(document, "parameters", dict, {})
     outputs = tuple(_output(item) for item in _objects(document, "outputs"))
