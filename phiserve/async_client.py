@@ -9,7 +9,8 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Self, TypeVar, Unpack
 
@@ -119,11 +120,12 @@ class AsyncClient:
 
         begun: deque[asyncio.Task[Classification | PhiserveError | OSError]] = deque()
         try:
-            async for image in _each(images):
-                begun.append(asyncio.create_task(result_of(image)))
-                if len(begun) == READ_AHEAD * concurrency:
-                    yield await begun[0]
-                    begun.popleft()
+            async with aclosing(_each(images)) as each:
+                async for image in each:
+                    begun.append(asyncio.create_task(result_of(image)))
+                    if len(begun) == READ_AHEAD * concurrency:
+                        yield await begun[0]
+                        begun.popleft()
             while begun:
                 yield await begun[0]
                 begun.popleft()
@@ -133,7 +135,7 @@ class AsyncClient:
             await asyncio.gather(*begun, return_exceptions=True)
 
 
-async def _each(images: Iterable[ImageLike] | AsyncIterable[ImageLike]) -> AsyncIterator[ImageLike]:
+async def _each(images: Iterable[ImageLike] | AsyncIterable[ImageLike]) -> AsyncGenerator[ImageLike]:
     if isinstance(images, AsyncIterable):
         async for image in images:
             yield image
