@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service.errors import MalformedRequest
+from service.errors import ImageTooLarge, MalformedRequest
 from service.frontends.inference import open_inference_pb2 as pb
 from service.frontends.oip_answer import InferAnswer, ParameterValue
 from service.frontends.oip_request import InferCall, OutputRequest, check_input_parameters
-from service.frontends.oip_tensors import BYTES, UINT8, InputTensor, shown
+from service.frontends.oip_tensors import BYTES, ELEMENTS_MAX, UINT8, InputTensor, shown
 
 
 def parse_call(request: pb.ModelInferRequest) -> InferCall:
@@ -21,6 +21,7 @@ def parse_call(request: pb.ModelInferRequest) -> InferCall:
 
     Raises:
         MalformedRequest: raw contents that are not one for each input, or a parameter without a value.
+        ImageTooLarge: more pixels outside of the raw contents than are read there.
         InvalidArgument: an input in shared memory.
     """
     return InferCall(
@@ -78,6 +79,8 @@ def _elements(datatype: str, contents: pb.InferTensorContents) -> Sequence[Any]:
     if datatype == BYTES:
         return list(contents.bytes_contents)
     if datatype == UINT8:
+        if len(contents.uint_contents) > ELEMENTS_MAX:
+            raise ImageTooLarge(f"at most {ELEMENTS_MAX} uint_contents are read; send raw_input_contents")
         return list(contents.uint_contents)
     return ()
 

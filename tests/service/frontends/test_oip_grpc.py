@@ -25,7 +25,7 @@ from service.frontends.inference import open_inference_pb2 as pb
 from service.frontends.inference import open_inference_pb2_grpc as pb_grpc
 from service.frontends.oip_grpc import SERVICE_NAME, OipServicer
 from service.frontends.oip_metadata import config, index, model_metadata
-from service.frontends.oip_tensors import join_elements
+from service.frontends.oip_tensors import ELEMENTS_MAX, join_elements
 from tests.fakes.engine import HELD, classification
 from tests.fakes.menus import MS
 
@@ -298,6 +298,19 @@ def test_requests_that_cannot_be_read_are_told_why(run, engine) -> None:
 
     run(scenario)
     assert engine.calls == []
+
+
+def test_pixels_in_contents_are_bounded(run) -> None:
+    """Many numbers one by one would hold up everybody; the refusal says where they may stand."""
+    flood = {"uint_contents": bytes(ELEMENTS_MAX + 1)}
+    tensor = pb.ModelInferRequest.InferInputTensor(name="pixels", datatype="UINT8", shape=[1], contents=flood)
+
+    async def scenario(stub) -> None:
+        code, detail = await refused(stub.ModelInfer(pb.ModelInferRequest(model_name="large", inputs=[tensor])))
+        assert code == "RESOURCE_EXHAUSTED"
+        assert "send raw_input_contents" in detail
+
+    run(scenario)
 
 
 def test_a_call_that_is_cancelled_frees_its_pictures(run, engine) -> None:

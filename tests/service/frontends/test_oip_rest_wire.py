@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from service.errors import ImageTooLarge, InvalidArgument, MalformedRequest, PhiserveError
 from service.frontends.oip_answer import InferAnswer
-from service.frontends.oip_rest_wire import JSON_VALUES_MAX, RestCall, json_bytes_max, parse_call, write_answer
-from service.frontends.oip_tensors import OutputTensor, bytes_elements, join_elements
+from service.frontends.oip_rest_wire import RestCall, json_bytes_max, parse_call, write_answer
+from service.frontends.oip_tensors import ELEMENTS_MAX, OutputTensor, bytes_elements, join_elements
 
 IMAGE = {"name": "image", "shape": [1], "datatype": "BYTES"}
 JSON_BYTES_MAX = 10_000
@@ -174,10 +174,10 @@ def test_json_is_bounded_apart_from_binary_data() -> None:
 
 def test_json_is_bounded_in_values_before_it_is_read() -> None:
     """A flood of numbers is refused by its commas, valid or not; as many bytes of base64 or binary data are fine."""
-    flood = b'{"inputs": [' + b"0," * (JSON_VALUES_MAX + 1)
+    flood = b'{"inputs": [' + b"0," * (ELEMENTS_MAX + 1)
     with pytest.raises(ImageTooLarge, match="500000 JSON values are read; send tensors in binary form"):
         parse_call(flood, model="", version="", header_length=None, query=b"", json_bytes_max=len(flood))
-    commas = join_elements([b"," * (JSON_VALUES_MAX + 1)])
+    commas = join_elements([b"," * (ELEMENTS_MAX + 1)])
     body, length = binary_request(commas)
     parse(body, length)
 
