@@ -24,6 +24,15 @@ def available_cores(root: Path = Path("/")) -> int:
     return affinity if quota is None else max(1, min(affinity, quota))
 
 
+def lacks_vnni(root: Path = Path("/")) -> bool:
+    """Whether this is an x86 processor, by the kernel's word, without the instructions that multiply 8 bits into 32."""
+    for line in _read(root / "proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "flags":  # other processors list "Features"
+            return not {"avx512_vnni", "avx_vnni"} & set(value.split())
+    return False
+
+
 def _processor(root: Path) -> str:
     for line in _read(root / "proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.runtime.machine import available_cores, machine_name
+from service.runtime.machine import available_cores, lacks_vnni, machine_name
 
 
 def write(root: Path, path: str, text: str) -> None:
@@ -64,3 +64,16 @@ def test_the_older_control_groups_are_read_too(quota, cores, tmp_path, eight_cor
     write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_quota_us", quota)
     write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000")
     assert available_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize(("cpuinfo", "lacks"), [
+    ("flags\t\t: fpu sse2 avx2 avx512f\n", True),
+    ("flags\t\t: fpu avx2 avx512f avx512_vnni\n", False),
+    ("flags\t\t: fpu avx2 avx_vnni\n", False),
+    ("Features\t: fp asimd asimddp\n", False),
+    ("", False),
+])  # fmt: skip
+def test_only_x86_without_vnni_lacks_it(cpuinfo, lacks, tmp_path):
+    """A processor lacks VNNI if it is an x86 that lists flags and neither form among them; what is unknown does not."""
+    write(tmp_path, "proc/cpuinfo", "processor\t: 0\n" + cpuinfo)
+    assert lacks_vnni(tmp_path) is lacks
