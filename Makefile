@@ -64,11 +64,12 @@ sim: $(dev_ready) ## Simulate the scheduler over loads and seeds
 bench: $(dev_ready) ## Measure; results go to benchmarks/results/ (BENCH="planner replay", TRACES=folder)
 	@$(bin)/python -m benchmarks $(BENCH) $(if $(TRACES),--traces $(TRACES))
 
-proto: ## Check that the wire contract compiles
-	@test -x .venv-proto/bin/python || $(PYTHON) -m venv .venv-proto
-	@.venv-proto/bin/pip install --quiet --disable-pip-version-check 'grpcio-tools>=1.70,<2'
-	@.venv-proto/bin/python -m grpc_tools.protoc --proto_path=proto --descriptor_set_out=/dev/null $$(find proto -name '*.proto')
-	@echo "proto/ compiles"
+protoc = $(bin)/python -m grpc_tools.protoc --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. \
+	--plugin=protoc-gen-mypy=$(bin)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(bin)/protoc-gen-mypy_grpc
+
+proto: $(dev_ready) ## Make the stubs of proto/ anew
+	@$(protoc) -Iproto phiserve/v1/classifier.proto
+	@$(protoc) -Iservice/frontends/inference=proto/inference service/frontends/inference/open_inference.proto
 
 lock: ## Pin the newest versions that fit pyproject.toml into constraints.txt
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
@@ -77,4 +78,4 @@ lock: ## Pin the newest versions that fit pyproject.toml into constraints.txt
 	@rm -rf .venv-lock
 
 clean: ## Remove what was installed and built
-	rm -rf $(VENV) .venv-interop .venv-parity .venv-proto build *.egg-info $(STORE)
+	rm -rf $(VENV) .venv-interop .venv-parity build *.egg-info $(STORE)
