@@ -1,4 +1,4 @@
-"""`python -m benchmarks [planner] [simulation] [replay] [--flags]`: what `make bench` runs; all of them by default."""
+"""`python -m benchmarks [planner] [precision] … [--flags]`: what `make bench` runs; all of them by default."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 BENCHMARKS = {
     "planner": ("benchmarks.planner_cost", "what one decision of the planner costs"),
+    "precision": ("benchmarks.precision", "what int8 gains over fp32, and what it loses"),
     "simulation": ("benchmarks.simulation", "the scheduler on a fake clock beside an upper bound"),
     "replay": ("benchmarks.replay", "the real server under load, beside fixed variants"),
 }
