@@ -6,7 +6,7 @@ VENV ?= .venv
 HOST ?= 127.0.0.1
 PORT ?= 8000
 STORE ?= model_store/artifacts
-VARIANTS ?= lite0 lite1 lite2
+VARIANTS ?= lite0 lite0-int8 lite1 lite1-int8 lite2 lite2-int8
 SERVE_FLAGS ?=
 PYTEST_FLAGS ?=
 
@@ -32,7 +32,7 @@ $(dev_ready): pyproject.toml constraints.txt | $(bin)/python
 	$(bin)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,lite,dev]'
 	@touch $@ $(serve_ready)
 
-store: $(serve_ready) ## Build the model store (VARIANTS="lite0 lite1 lite2")
+store: $(serve_ready) ## Build the model store (VARIANTS="lite0 lite0-int8 …")
 	@$(bin)/phiserve store build $(VARIANTS) --store $(STORE)
 
 serve: store ## Serve on http://127.0.0.1:8000 (PORT=, HOST=, STORE=, SERVE_FLAGS=)
