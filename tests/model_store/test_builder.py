@@ -13,8 +13,9 @@ import pytest
 import safetensors.numpy
 
 from model_store import builder
+from model_store.activation_ranges import RangesError, committed_ranges
 from model_store.architecture import build_architecture
-from model_store.builder import BuildRequest, build_store, build_variant, record_accuracy
+from model_store.builder import BuildRequest, Quantisation, build_store, build_variant, record_accuracy
 from model_store.catalogue import Catalogue, StoreError
 from model_store.compound_scaling import released
 from model_store.labels import Label, LabelSet, imagenet_labels
@@ -24,6 +25,7 @@ from model_store.weights import to_state_dict, untrained
 from tests.model_store.fakes.store_content import tree, version, write
 
 UNTRAINED = BuildRequest("lite0", from_untrained("lite0"))
+INT8 = BuildRequest("lite0-int8", from_wheel("lite0"), Quantisation(committed_ranges("lite0")))
 MEASURED = Accuracy(61.5, 82.25, "evaluated", "evaluated here", 400)
 
 
@@ -214,10 +216,88 @@ def test_a_recorded_accuracy_survives_an_up_to_date_build(tmp_path):
     assert outcome.manifest.accuracy == MEASURED
 
 
+def judged(fp32: float, int8: float) -> BuildRequest:
+    """An int8 request whose ranges say what int8 reached beside fp32."""
+    ranges = INT8.quantisation.ranges
+    verdict = replace(ranges.verdict, top1_fp32=fp32, top1_int8=int8)
+    return replace(INT8, quantisation=Quantisation(replace(ranges, verdict=verdict)))
+
+
+def test_an_int8_variant_opens_and_runs(tmp_path):
+    """int8 stands beside fp32 in the store, under its own name and precision, a quarter of the size."""
+    outcomes = build_store(tmp_path, [BuildRequest("lite0", from_wheel("lite0")), INT8])
+    entries = Catalogue.open(tmp_path).entries
+    exact, int8 = entries["lite0"], entries["lite0-int8"]
+    assert [outcome.manifest.variant.precision for outcome in outcomes] == ["fp32", "int8"]
+    assert int8.manifest.provenance == exact.manifest.provenance
+    assert int8.variant == replace(exact.variant, name="lite0-int8", precision="int8", top1=int8.variant.top1)
+    sizes = [entry.manifest.files["model.onnx"].size_bytes for entry in (exact, int8)]
+    assert 0.2 < sizes[1] / sizes[0] < 0.3
+    session = onnxruntime.InferenceSession(int8.read_model(), providers=["CPUExecutionProvider"])
+    (probabilities,) = session.run(None, {"image": np.full((2, 224, 224, 3), 127, np.uint8)})
+    assert probabilities.sum(axis=1) == pytest.approx(1, abs=1e-4)
+    again = build_store(tmp_path, [INT8], report=lambda *_: pytest.fail("nothing is to be done"))
+    assert not again[0].built
+
+
+def test_int8_has_the_lower_of_the_published_and_the_measured_figure():
+    """The Lite release's own int8 figure counts unless int8 lost more here; the manifest says which it was, and why."""
+    better = build_variant(judged(88.0, 88.5)).manifest
+    assert (better.accuracy.top1, better.accuracy.source, better.accuracy.images) == (74.4, "published", None)
+    assert "int8 model" in better.accuracy.detail
+    assert "+0.50 points beside fp32 on 200 photographs" in better.accuracy.detail
+    worse = build_variant(judged(88.0, 87.1)).manifest
+    assert (worse.accuracy.top1, worse.accuracy.source, worse.accuracy.images) == (74.2, "evaluated", 200)
+    assert "75.1" in worse.accuracy.detail
+    assert worse.variant.top1 == 74.2
+
+
+def test_int8_of_unknown_accuracy_stays_unknown(tmp_path):
+    """Own weights without a figure get none by being quantised."""
+    weights, path = from_wheel("lite0").load(build_architecture(released("lite0"))).weights, tmp_path / "w.safetensors"
+    architecture = build_architecture(released("lite0"))
+    path.write_bytes(safetensors.numpy.save(to_state_dict(weights, architecture, "timm")))
+    source = from_file(path, "lite0", imagenet_labels())
+    ranges = replace(INT8.quantisation.ranges, weights_sha256=source.identity["sha256"])
+    manifest = build_variant(BuildRequest("own-int8", source, Quantisation(ranges))).manifest
+    assert manifest.accuracy.top1 is None
+    assert manifest.variant.precision == "int8"
+
+
+def test_a_loss_over_the_bound_refuses_the_build_and_changes_nothing(store):
+    """The gate stands before the store: what loses too much is named with what would have worked, and nothing stays."""
+    before = tree(store)
+    with pytest.raises(RangesError, match=r"lost 2\.00 points.*--loss-points-max 2"):
+        build_store(store, [judged(88.0, 86.0)])
+    build_store(store, [UNTRAINED])
+    assert tree(store) == before
+    allowed = replace(judged(88.0, 86.0).quantisation, loss_points_max=2.0)
+    assert build_variant(replace(INT8, quantisation=allowed)).manifest.variant.top1 == pytest.approx(73.1)
+
+
+def test_ranges_of_other_weights_or_tensors_refuse_the_build():
+    """int8 of weights that the ranges were not measured with would be wrong without a sign of it."""
+    with pytest.raises(RangesError, match="measured with weights"):
+        build_variant(BuildRequest("lite0-int8", from_untrained("lite0"), INT8.quantisation))
+    ranges = INT8.quantisation.ranges
+    fewer = {tensor: limits for tensor, limits in ranges.ranges.items() if tensor != "head.pool"}
+    with pytest.raises(RangesError, match=r"lacks: head\.pool; unknown: tail\.pool"):
+        build_variant(replace(INT8, quantisation=Quantisation(replace(ranges, ranges=fewer | {"tail.pool": (0, 1)}))))
+
+
+def test_other_ranges_make_an_int8_variant_out_of_date():
+    """Ranges are part of the recipe; how much may be lost is not, since it changes nothing that is built."""
+    other = {**INT8.quantisation.ranges.ranges, "head.pool": (0.0, 9.0)}
+    changed = Quantisation(replace(INT8.quantisation.ranges, ranges=other))
+    recipe = builder.recipe_sha256(INT8)
+    assert builder.recipe_sha256(replace(INT8, quantisation=changed)) != recipe
+    assert builder.recipe_sha256(replace(INT8, quantisation=replace(INT8.quantisation, loss_points_max=9))) == recipe
+
+
 def test_the_recipe_knows_all_code_that_shapes_a_graph():
     """Every module that reading weights and building a graph leads to counts as part of the recipe."""
     package = Path(builder.__file__).parent
-    pending, reached = ["onnx_graph.py", "weights.py", "checkpoint.py"], set()
+    pending, reached = ["onnx_graph.py", "weights.py", "checkpoint.py", "quantize.py", "expected_inputs.py"], set()
     while pending:
         module = pending.pop()
         reached.add(module)

