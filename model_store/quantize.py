@@ -82,7 +82,7 @@ def quantize(
     `ranges`: (lowest, highest) of each of `measured_tensors`. `expected_inputs`: the layers to quantise, each with the
     mean of its input channels. `paired_stem` lets the stem make two neighbouring pixels at once from groups of four,
     the same sums in another order: ONNX Runtime's kernels for these instructions want input channels in fours, and
-    pixels have three. It saves 8 % of Lite0 there and costs 25 % under OpenVINO, which reorders around it.
+    pixels have three. It saves 8 % of Lite0 there and costs 30 % under OpenVINO, which reorders around it.
 
     Raises:
         KeyError: a tensor of `measured_tensors` without a range.
