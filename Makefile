@@ -41,10 +41,11 @@ serve: store ## Serve on http://127.0.0.1:8000 (PORT=, HOST=, STORE=, SERVE_FLAG
 test: $(dev_ready) ## Run the tests (PYTEST_FLAGS=)
 	@$(bin)/python -m pytest $(PYTEST_FLAGS)
 
-lint: $(dev_ready) ## Check style, format and types
+lint: $(dev_ready) ## Check style, format, types and the wire contract
 	@$(bin)/ruff check .
 	@$(bin)/ruff format --check .
 	@$(bin)/mypy
+	@$(bin)/python proto/contract.py check
 
 format: $(dev_ready) ## Format and mend what can be mended
 	@$(bin)/ruff check --fix --quiet . || true
@@ -64,12 +65,9 @@ sim: $(dev_ready) ## Simulate the scheduler over loads and seeds
 bench: $(dev_ready) ## Measure; results go to benchmarks/results/ (BENCH="planner replay", TRACES=folder)
 	@$(bin)/python -m benchmarks $(BENCH) $(if $(TRACES),--traces $(TRACES))
 
-protoc = $(bin)/python -m grpc_tools.protoc --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. \
-	--plugin=protoc-gen-mypy=$(bin)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(bin)/protoc-gen-mypy_grpc
-
-proto: $(dev_ready) ## Make the stubs of proto/ anew
-	@$(protoc) -Iproto phiserve/v1/classifier.proto
-	@$(protoc) -Iservice/frontends/inference=proto/inference service/frontends/inference/open_inference.proto
+proto: $(dev_ready) ## Make the stubs of proto/ anew, and check that no client breaks
+	@$(bin)/python proto/contract.py generate
+	@$(bin)/python proto/contract.py check
 
 lock: ## Pin the newest versions that fit pyproject.toml into constraints.txt
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -45,6 +46,8 @@ Global___OnMiss: _TypeAlias = OnMiss  # noqa: Y015
 
 @_typing.final
 class ClassifyRequest(_message.Message):
+    """One image and what is asked of its answer."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     IMAGE_FIELD_NUMBER: _builtins.int
@@ -68,6 +71,7 @@ class ClassifyRequest(_message.Message):
     target_ms: _builtins.float
     """Soft latency target in milliseconds."""
     on_miss: Global___OnMiss.ValueType
+    """What to do when no allowed variant makes the budget."""
     priority: _builtins.int
     """0 to 9; among requests of equal slack the higher goes first."""
     def __init__(
@@ -103,6 +107,8 @@ Global___ClassifyRequest: _TypeAlias = ClassifyRequest  # noqa: Y015
 
 @_typing.final
 class Prediction(_message.Message):
+    """One class with its probability."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     INDEX_FIELD_NUMBER: _builtins.int
@@ -110,6 +116,7 @@ class Prediction(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     PROBABILITY_FIELD_NUMBER: _builtins.int
     index: _builtins.int
+    """Class index in the network's output."""
     wnid: _builtins.str
     """WordNet id; empty where the labels have none."""
     label: _builtins.str
@@ -132,6 +139,8 @@ Global___Prediction: _TypeAlias = Prediction  # noqa: Y015
 
 @_typing.final
 class Variant(_message.Message):
+    """Something that can answer: a member of the family at a precision, with weights."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -140,7 +149,9 @@ class Variant(_message.Message):
     TOP1_FIELD_NUMBER: _builtins.int
     TRAINED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Such as "lite0"."""
     precision: _builtins.str
+    """Such as "fp32"."""
     resolution: _builtins.int
     """Side of the network's square input, in pixels."""
     top1: _builtins.float
@@ -168,6 +179,8 @@ Global___Variant: _TypeAlias = Variant  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):
+    """Where the time went. The stages do not add up to the total: hand-overs take time too."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DECODE_MS_FIELD_NUMBER: _builtins.int
@@ -177,9 +190,13 @@ class Timings(_message.Message):
     TOTAL_MS_FIELD_NUMBER: _builtins.int
     decode_ms: _builtins.float
     queue_ms: _builtins.float
+    """From decoded to dispatched."""
     preprocess_ms: _builtins.float
+    """Crop and resize of the whole batch."""
     inference_ms: _builtins.float
+    """The network's run over the whole batch."""
     total_ms: _builtins.float
+    """From received whole to answered; this is what the budget bounds."""
     def __init__(
         self,
         *,
@@ -199,6 +216,8 @@ Global___Timings: _TypeAlias = Timings  # noqa: Y015
 
 @_typing.final
 class ClassifyResponse(_message.Message):
+    """What one image is, which variant said so and how long it took."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PREDICTIONS_FIELD_NUMBER: _builtins.int
@@ -209,14 +228,21 @@ class ClassifyResponse(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     DEGRADED_FROM_FIELD_NUMBER: _builtins.int
     budget_ms: _builtins.float
+    """The budget that applied."""
     budget_met: _builtins.bool
+    """False: the answer was ready after its budget, because the caller asked for late ones or a run overran."""
     batch_size: _builtins.int
+    """How many requests shared the run."""
     degraded_from: _builtins.str
     """What an idle server would have used, when load forced less; empty otherwise."""
     @_builtins.property
-    def predictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prediction]: ...
+    def predictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prediction]:
+        """Most probable first."""
+
     @_builtins.property
-    def variant(self) -> Global___Variant: ...
+    def variant(self) -> Global___Variant:
+        """The variant that answered."""
+
     @_builtins.property
     def timings(self) -> Global___Timings: ...
     def __init__(
@@ -239,7 +265,82 @@ class ClassifyResponse(_message.Message):
 Global___ClassifyResponse: _TypeAlias = ClassifyResponse  # noqa: Y015
 
 @_typing.final
+class ClassifyStreamRequest(_message.Message):
+    """One frame of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAME_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    frame_id: _builtins.int
+    """The sender's own number of the frame, given back with its answer. The server neither orders nor checks by it."""
+    @_builtins.property
+    def request(self) -> Global___ClassifyRequest:
+        """The frame and its options. Its budget counts from when the server has read the frame; the call's deadline is
+        that of the whole stream and no frame's budget.
+        """
+
+    def __init__(
+        self,
+        *,
+        frame_id: _builtins.int = ...,
+        request: Global___ClassifyRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame_id", b"frame_id", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifyStreamRequest: _TypeAlias = ClassifyStreamRequest  # noqa: Y015
+
+@_typing.final
+class ClassifyStreamResponse(_message.Message):
+    """What became of one frame."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAME_ID_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    HELD_MS_FIELD_NUMBER: _builtins.int
+    frame_id: _builtins.int
+    """As the sender numbered the frame."""
+    held_ms: _builtins.float
+    """How long the outcome waited for those of earlier frames to be sent, since order is kept, in milliseconds."""
+    @_builtins.property
+    def answer(self) -> Global___ClassifyResponse:
+        """The frame's answer. Its budget_met counts the wait of held_ms too."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why there is none, as Classify would have failed, with the same details. The reason STALE_FRAME in its
+        google.rpc.ErrorInfo says that the frame was dropped since its budget ran out while it waited in the stream,
+        or could not be met and newer frames were waiting behind it.
+        """
+
+    def __init__(
+        self,
+        *,
+        frame_id: _builtins.int = ...,
+        answer: Global___ClassifyResponse | None = ...,
+        error: _status_pb2.Status | None = ...,
+        held_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "frame_id", b"frame_id", "held_ms", b"held_ms", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["answer", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___ClassifyStreamResponse: _TypeAlias = ClassifyStreamResponse  # noqa: Y015
+
+@_typing.final
 class ListVariantsRequest(_message.Message):
+    """Asks for all variants."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -255,11 +356,15 @@ Global___ListVariantsRequest: _TypeAlias = ListVariantsRequest  # noqa: Y015
 
 @_typing.final
 class ListVariantsResponse(_message.Message):
+    """What can be asked for."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VARIANTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Variant]: ...
+    def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Variant]:
+        """Most accurate first."""
+
     def __init__(
         self,
         *,

@@ -40,6 +40,11 @@ class ClassifierStub:
                 request_serializer=phiserve_dot_v1_dot_classifier__pb2.ClassifyRequest.SerializeToString,
                 response_deserializer=phiserve_dot_v1_dot_classifier__pb2.ClassifyResponse.FromString,
                 _registered_method=True)
+        self.ClassifyStream = channel.stream_stream(
+                '/phiserve.v1.Classifier/ClassifyStream',
+                request_serializer=phiserve_dot_v1_dot_classifier__pb2.ClassifyStreamRequest.SerializeToString,
+                response_deserializer=phiserve_dot_v1_dot_classifier__pb2.ClassifyStreamResponse.FromString,
+                _registered_method=True)
         self.ListVariants = channel.unary_unary(
                 '/phiserve.v1.Classifier/ListVariants',
                 request_serializer=phiserve_dot_v1_dot_classifier__pb2.ListVariantsRequest.SerializeToString,
@@ -53,6 +58,17 @@ class ClassifierServicer:
 
     def Classify(self, request, context):
         """Classifies one image. A call's own deadline is its budget when the request names none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClassifyStream(self, request_iterator, context):
+        """Classifies frames as they come, each within its own budget. Every frame gets exactly one answer, in the order
+        in which the frames were sent; a frame that fails does not end the stream.
+
+        Flow control: a bounded number of frames per stream (by default 32) is read and not yet answered. Beyond that
+        the server stops reading, so that the sender's writes wait. Read answers while sending, or both sides wait.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,6 +88,11 @@ def add_ClassifierServicer_to_server(servicer, server):
                     servicer.Classify,
                     request_deserializer=phiserve_dot_v1_dot_classifier__pb2.ClassifyRequest.FromString,
                     response_serializer=phiserve_dot_v1_dot_classifier__pb2.ClassifyResponse.SerializeToString,
+            ),
+            'ClassifyStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ClassifyStream,
+                    request_deserializer=phiserve_dot_v1_dot_classifier__pb2.ClassifyStreamRequest.FromString,
+                    response_serializer=phiserve_dot_v1_dot_classifier__pb2.ClassifyStreamResponse.SerializeToString,
             ),
             'ListVariants': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVariants,
@@ -107,6 +128,33 @@ class Classifier:
             '/phiserve.v1.Classifier/Classify',
             phiserve_dot_v1_dot_classifier__pb2.ClassifyRequest.SerializeToString,
             phiserve_dot_v1_dot_classifier__pb2.ClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/phiserve.v1.Classifier/ClassifyStream',
+            phiserve_dot_v1_dot_classifier__pb2.ClassifyStreamRequest.SerializeToString,
+            phiserve_dot_v1_dot_classifier__pb2.ClassifyStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

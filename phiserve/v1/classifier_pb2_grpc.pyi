@@ -35,6 +35,13 @@ class ClassifierStub:
     def __new__(cls, channel: _aio.Channel) -> ClassifierAsyncStub: ...
     Classify: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.ClassifyRequest, _classifier_pb2.ClassifyResponse]
     """Classifies one image. A call's own deadline is its budget when the request names none."""
+    ClassifyStream: _grpc.StreamStreamMultiCallable[_classifier_pb2.ClassifyStreamRequest, _classifier_pb2.ClassifyStreamResponse]
+    """Classifies frames as they come, each within its own budget. Every frame gets exactly one answer, in the order
+    in which the frames were sent; a frame that fails does not end the stream.
+
+    Flow control: a bounded number of frames per stream (by default 32) is read and not yet answered. Beyond that
+    the server stops reading, so that the sender's writes wait. Read answers while sending, or both sides wait.
+    """
     ListVariants: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.ListVariantsRequest, _classifier_pb2.ListVariantsResponse]
     """Lists what can be asked for, most accurate first."""
 
@@ -45,6 +52,13 @@ class ClassifierAsyncStub(ClassifierStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Classify: _aio.UnaryUnaryMultiCallable[_classifier_pb2.ClassifyRequest, _classifier_pb2.ClassifyResponse]  # type: ignore[assignment]
     """Classifies one image. A call's own deadline is its budget when the request names none."""
+    ClassifyStream: _aio.StreamStreamMultiCallable[_classifier_pb2.ClassifyStreamRequest, _classifier_pb2.ClassifyStreamResponse]  # type: ignore[assignment]
+    """Classifies frames as they come, each within its own budget. Every frame gets exactly one answer, in the order
+    in which the frames were sent; a frame that fails does not end the stream.
+
+    Flow control: a bounded number of frames per stream (by default 32) is read and not yet answered. Beyond that
+    the server stops reading, so that the sender's writes wait. Read answers while sending, or both sides wait.
+    """
     ListVariants: _aio.UnaryUnaryMultiCallable[_classifier_pb2.ListVariantsRequest, _classifier_pb2.ListVariantsResponse]  # type: ignore[assignment]
     """Lists what can be asked for, most accurate first."""
 
@@ -58,6 +72,19 @@ class ClassifierServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_classifier_pb2.ClassifyResponse, _abc.Awaitable[_classifier_pb2.ClassifyResponse]]:
         """Classifies one image. A call's own deadline is its budget when the request names none."""
+
+    @_abc_1.abstractmethod
+    def ClassifyStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_classifier_pb2.ClassifyStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_classifier_pb2.ClassifyStreamResponse], _abc.AsyncIterator[_classifier_pb2.ClassifyStreamResponse]]:
+        """Classifies frames as they come, each within its own budget. Every frame gets exactly one answer, in the order
+        in which the frames were sent; a frame that fails does not end the stream.
+
+        Flow control: a bounded number of frames per stream (by default 32) is read and not yet answered. Beyond that
+        the server stops reading, so that the sender's writes wait. Read answers while sending, or both sides wait.
+        """
 
     @_abc_1.abstractmethod
     def ListVariants(
