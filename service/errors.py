@@ -10,6 +10,7 @@
     ├── UnknownVariant          no such variant in the store
     ├── Overloaded              a bound is reached; come back in `retry_after_ns`
     ├── DeadlineExceeded        no variant can make, or made, the budget
+    │   └── StaleFrame              a frame of a stream that newer ones have overtaken
     ├── NotReady                starting or draining
     └── InferenceFailed         the runtime failed on this request
 
@@ -18,6 +19,9 @@ written for the caller: what was wrong and what would have worked.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
 
 
 class PhiserveError(Exception):
@@ -38,7 +42,15 @@ class MalformedRequest(PhiserveError):
 
 
 class InvalidArgument(PhiserveError):
-    """A parameter is malformed, out of range, or contradicts another one."""
+    """A parameter is malformed, out of range, or contradicts another one.
+
+    `violations`: the parameters at fault, each with what is wrong with it, where that can be told apart.
+    """
+
+    def __init__(self, detail: str, *, violations: Mapping[str, str] = MappingProxyType({})) -> None:
+        """See the class."""
+        super().__init__(detail)
+        self.violations = violations
 
 
 class ImageTooLarge(PhiserveError):
@@ -79,6 +91,10 @@ class DeadlineExceeded(PhiserveError):
         """See the class."""
         super().__init__(detail)
         self.smallest_feasible_budget_ns = smallest_feasible_budget_ns
+
+
+class StaleFrame(DeadlineExceeded):
+    """A frame of a stream was dropped: its budget ran out in the stream, or newer frames waited and it was not met."""
 
 
 class NotReady(PhiserveError):

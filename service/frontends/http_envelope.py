@@ -6,8 +6,6 @@ The outermost layer of ours, plain ASGI. It reads no body and knows no route.
 from __future__ import annotations
 
 import logging
-import re
-import uuid
 from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,23 +13,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.frontends.http_problems import problem_response
+from service.frontends.request_ids import accepted_request_id
 
 logger = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-ID"
-
-# What may be echoed: it goes into a header, a URN and log lines, so nothing that any of them treats specially.
-_ACCEPTED_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~+/=:@-]{0,127}", re.ASCII)
-
-
-def accepted_request_id(given: str | None) -> str:
-    """`given` if it is safe to echo, else a fresh random one (32 hex digits).
-
-    Safe is 1..128 characters of letters, digits and `._~+/=:@-`, the first a letter or digit.
-    """
-    if given is not None and _ACCEPTED_ID.fullmatch(given):
-        return given
-    return uuid.uuid4().hex
 
 
 class HttpEnvelope:

@@ -146,6 +146,7 @@ class ClassifyParameters:
 
     def _values(self, pairs: Iterable[tuple[str, str]], known: Collection[str]) -> dict[str, Any]:
         faults: list[str] = []
+        violations: dict[str, str] = {}
         values: dict[str, Any] = {}
         for name, text in pairs:
             if name not in known:
@@ -157,9 +158,10 @@ class ClassifyParameters:
                     values[name] = self._by_name[name].parse(text)
                 except _Fault as fault:
                     values[name] = None
-                    faults.append(f"{name} must be {fault}, got {_shown(text)}")
+                    violations[name] = f"must be {fault}, got {_shown(text)}"
+                    faults.append(f"{name} {violations[name]}")
         if faults:
-            raise InvalidArgument("; ".join(dict.fromkeys(faults)))
+            raise InvalidArgument("; ".join(dict.fromkeys(faults)), violations=violations)
         return values
 
 

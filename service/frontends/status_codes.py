@@ -43,6 +43,7 @@ STATUS_BY_ERROR: Mapping[type[errors.PhiserveError], WireStatus] = MappingProxyT
         errors.UnknownVariant: WireStatus(404, "NOT_FOUND", "unknown-variant", "No such variant"),
         errors.Overloaded: WireStatus(429, "RESOURCE_EXHAUSTED", "overloaded", "Overloaded"),
         errors.DeadlineExceeded: WireStatus(504, "DEADLINE_EXCEEDED", "deadline-exceeded", "Budget cannot be met"),
+        errors.StaleFrame: WireStatus(504, "DEADLINE_EXCEEDED", "stale-frame", "Frame overtaken"),
         errors.NotReady: WireStatus(503, "UNAVAILABLE", "not-ready", "Not ready"),
         errors.InferenceFailed: WireStatus(500, "INTERNAL", "inference-failed", "Inference failed"),
     }
