@@ -17,7 +17,7 @@ from typing import Self, TypeVar, Unpack
 from phiserve.address import DEFAULT_URL, TlsFiles
 from phiserve.call_options import CallOptions, OptionArguments
 from phiserve.client import READ_AHEAD, check_many
-from phiserve.errors import PhiserveError
+from phiserve.errors import PhiserveError, ServerError
 from phiserve.images import ImageLike, encoded
 from phiserve.results import Classification, Variant
 from phiserve.retry import NS_PER_S, READY_PATIENCE, UNTIL_READY, Call, Pause, Retries, RetryPolicy, Send, patience
@@ -65,6 +65,13 @@ class AsyncClient:
         check_many(images, concurrency)
         return self._classify_many(images, concurrency, CallOptions(**options))
 
+    def stream(
+        self, frames: Iterable[ImageLike] | AsyncIterable[ImageLike], **options: Unpack[OptionArguments]
+    ) -> AsyncGenerator[Classification | ServerError]:
+        """As `Client.stream`; frames may come asynchronously, as from a camera."""
+        asked = CallOptions(**options)
+        return self._transport.stream(_contents(frames), asked, self._begin(asked).silence_ns)
+
     async def variants(self) -> tuple[Variant, ...]:
         """As `Client.variants`."""
         return await self._perform(self._retries.begin(time.monotonic_ns()), self._transport.variants)
@@ -86,11 +93,13 @@ class AsyncClient:
         await self.close()
 
     async def _classify(self, image: ImageLike, options: CallOptions) -> Classification:
-        content = image if isinstance(image, bytes) else await asyncio.to_thread(encoded, image)
-        call = self._retries.begin(
+        content = await _content(image)
+        return await self._perform(self._begin(options), lambda send: self._transport.classify(content, options, send))
+
+    def _begin(self, options: CallOptions) -> Call:
+        return self._retries.begin(
             time.monotonic_ns(), budget_ns=options.budget_ns, is_late_allowed=options.is_late_allowed
         )
-        return await self._perform(call, lambda send: self._transport.classify(content, options, send))
 
     async def _perform(self, call: Call, attempt: Callable[[Send], Awaitable[T]]) -> T:
         while True:
@@ -142,3 +151,14 @@ async def _each(images: Iterable[ImageLike] | AsyncIterable[ImageLike]) -> Async
     else:
         for image in images:
             yield image
+
+
+async def _content(image: ImageLike) -> bytes:
+    """What is sent; files are read and pixels encoded in a thread."""
+    return image if isinstance(image, bytes) else await asyncio.to_thread(encoded, image)
+
+
+async def _contents(frames: Iterable[ImageLike] | AsyncIterable[ImageLike]) -> AsyncGenerator[bytes]:
+    async with aclosing(_each(frames)) as each:
+        async for frame in each:
+            yield await _content(frame)

@@ -16,7 +16,7 @@ from typing import Self, TypeVar, Unpack
 
 from phiserve.address import DEFAULT_URL, TlsFiles
 from phiserve.call_options import CallOptions, OptionArguments
-from phiserve.errors import PhiserveError
+from phiserve.errors import PhiserveError, ServerError
 from phiserve.images import ImageLike, encoded
 from phiserve.results import Classification, Variant
 from phiserve.retry import NS_PER_S, READY_PATIENCE, UNTIL_READY, Call, Pause, Retries, RetryPolicy, Send, patience
@@ -89,6 +89,24 @@ class Client:
         check_many(images, concurrency)
         return self._classify_many(images, concurrency, CallOptions(**options))
 
+    def stream(
+        self, frames: Iterable[ImageLike], **options: Unpack[OptionArguments]
+    ) -> Generator[Classification | ServerError]:
+        """Each frame's classification, or its error in the place of one, in the order of `frames`, over one stream.
+
+        For `grpc://` and `grpcs://`. Frames are sent as `frames` gives them, which is read in another thread, each with
+        the whole budget from when the server has it. Frames that newer ones overtake come back as StaleFrame. The
+        server takes a bounded number that is not answered yet; beyond it sending waits, and `frames` is not read.
+        Nothing is sent again. Closing the iterator cancels what is on its way.
+
+        Raises:
+            InvalidUrl: the client speaks HTTP.
+            TransportError: the stream broke, or an answer did not come within budget and grace.
+            Exception: what `frames` raises, and what a frame raises that is no image, after the outcomes before it.
+        """
+        asked = CallOptions(**options)
+        return self._transport.stream(map(encoded, frames), asked, self._begin(asked).silence_ns)
+
     def variants(self) -> tuple[Variant, ...]:
         """Every variant the server has, most accurate first. Raises as `classify`."""
         return self._perform(self._retries.begin(time.monotonic_ns()), self._transport.variants)
@@ -116,10 +134,12 @@ class Client:
 
     def _classify(self, image: ImageLike, options: CallOptions) -> Classification:
         content = encoded(image)
-        call = self._retries.begin(
+        return self._perform(self._begin(options), lambda send: self._transport.classify(content, options, send))
+
+    def _begin(self, options: CallOptions) -> Call:
+        return self._retries.begin(
             time.monotonic_ns(), budget_ns=options.budget_ns, is_late_allowed=options.is_late_allowed
         )
-        return self._perform(call, lambda send: self._transport.classify(content, options, send))
 
     def _perform(self, call: Call, attempt: Callable[[Send], T]) -> T:
         while True:

@@ -11,6 +11,7 @@
     │   ├── UnknownVariant          no such variant on this server
     │   ├── Overloaded              come back in `retry_after_s`
     │   ├── DeadlineExceeded        no variant can make, or made, the budget; see `smallest_feasible_budget_ms`
+    │   │   └── StaleFrame              a frame of a stream that newer ones have overtaken
     │   ├── NotReady                starting or draining
     │   ├── InferenceFailed         the runtime failed on this image
     │   ├── InternalError           the server has a bug, which its log describes
@@ -142,6 +143,12 @@ class DeadlineExceeded(ServerError):
         return super().problem() | ({} if smallest is None else {"smallest_feasible_budget_ms": smallest})
 
 
+class StaleFrame(DeadlineExceeded):
+    """A frame of a stream was dropped: its budget ran out in the stream, or newer frames waited and it was not met."""
+
+    slug, title = "stale-frame", "Frame overtaken"
+
+
 class NotReady(ServerError):
     """The server is starting up or draining and takes no new requests."""
 
@@ -214,6 +221,7 @@ ERROR_BY_SLUG: dict[str, type[ServerError]] = {
         UnknownVariant,
         Overloaded,
         DeadlineExceeded,
+        StaleFrame,
         NotReady,
         InferenceFailed,
         InternalError,

@@ -6,6 +6,7 @@ They read no message's meaning (`grpc_wire.py` does), and never try anything twi
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from phiserve import grpc_wire
 from phiserve.address import Address, TlsFiles
 from phiserve.call_options import CallOptions
-from phiserve.errors import NotReady, PhiserveError, TimedOut
+from phiserve.errors import NotReady, TimedOut
+from phiserve.grpc_stream import Outcome, async_stream, rpc_error, stream
 from phiserve.results import Classification, Variant
 from phiserve.retry import NS_PER_S, Send
 from phiserve.v1 import classifier_pb2, classifier_pb2_grpc
@@ -54,6 +56,10 @@ class GrpcTransport:
         request = classifier_pb2.ListVariantsRequest()
         return grpc_wire.variants(self._call(self._stub.ListVariants, request, send))
 
+    def stream(self, images: Iterable[bytes], options: CallOptions, silence_ns: int) -> Generator[Outcome]:
+        """See `Transport`."""
+        return stream(self._stub.ClassifyStream, images, options, silence_ns)
+
     def check_ready(self, send: Send) -> None:
         """See `Transport`."""
         _check_serving(self._call(self._health.Check, _READINESS, send))
@@ -69,7 +75,7 @@ class GrpcTransport:
         except grpc.FutureTimeoutError as error:
             raise _timed_out(send) from error
         except grpc.RpcError as error:
-            raise _error(error) from error
+            raise rpc_error(error) from error
         finally:
             call.cancel()  # what is done is not touched by it
 
@@ -96,6 +102,10 @@ class AsyncGrpcTransport:
         request = classifier_pb2.ListVariantsRequest()
         return grpc_wire.variants(await self._call(self._stub.ListVariants, request, send))
 
+    def stream(self, images: AsyncIterable[bytes], options: CallOptions, silence_ns: int) -> AsyncGenerator[Outcome]:
+        """See `AsyncTransport`."""
+        return async_stream(self._stub.ClassifyStream, images, options, silence_ns)
+
     async def check_ready(self, send: Send) -> None:
         """See `AsyncTransport`."""
         _check_serving(await self._call(self._health.Check, _READINESS, send))
@@ -111,7 +121,7 @@ class AsyncGrpcTransport:
         except TimeoutError as error:
             raise _timed_out(send) from error
         except grpc.aio.AioRpcError as error:
-            raise _error(error) from error
+            raise rpc_error(error) from error
 
 
 def _deadline_s(send: Send) -> float | None:
@@ -137,7 +147,3 @@ def _check_serving(response: health_pb2.HealthCheckResponse) -> None:
 
 def _timed_out(send: Send) -> TimedOut:
     return TimedOut(f"the server was silent for {send.timeout_ns / NS_PER_S:.3g} s; is it the right one?")
-
-
-def _error(error: Any) -> PhiserveError:
-    return grpc_wire.call_error(error.code().name, error.details() or "", error.trailing_metadata() or ())

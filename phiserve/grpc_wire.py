@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from google.protobuf.message import DecodeError
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 from phiserve.call_options import NS_PER_MS, CallOptions
@@ -17,6 +18,7 @@ from phiserve.errors import (
     InvalidArgument,
     Overloaded,
     PhiserveError,
+    ServerError,
     TimedOut,
     Unauthenticated,
     UnexpectedAnswer,
@@ -29,7 +31,6 @@ SERVICE = "phiserve.v1.Classifier"
 
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 """The trailer that holds a google.rpc.Status (gRPC over HTTP/2, "richer error model")."""
-REQUEST_ID_KEY = "x-request-id"
 BUDGET_KEY = "smallest_feasible_budget_ms"
 
 _NS_PER_S = 1_000_000_000
@@ -90,6 +91,25 @@ def classification(response: classifier_pb2.ClassifyResponse) -> Classification:
     )
 
 
+def stream_request(frame_id: int, image: bytes, options: CallOptions) -> classifier_pb2.ClassifyStreamRequest:
+    """A frame of `ClassifyStream`; raises as `classify_request`."""
+    request = classify_request(image, options, options.budget_ns)
+    return classifier_pb2.ClassifyStreamRequest(frame_id=frame_id, request=request)
+
+
+def stream_outcome(response: classifier_pb2.ClassifyStreamResponse, frame_id: int) -> Classification | ServerError:
+    """What became of the frame `frame_id`: its answer, or the error in the place of one.
+
+    Raises:
+        UnexpectedAnswer: it is another frame's, or neither.
+    """
+    if response.frame_id == frame_id and response.HasField("answer"):
+        return classification(response.answer)
+    if response.frame_id == frame_id and response.HasField("error"):
+        return status_error(response.error) or UnexpectedAnswer(response.error.message)
+    raise UnexpectedAnswer(f"frame {response.frame_id} is answered where {frame_id} was to be; is the server current?")
+
+
 def variants(response: classifier_pb2.ListVariantsResponse) -> tuple[Variant, ...]:
     """An answer of `ListVariants`, most accurate first."""
     return tuple(_variant(row) for row in response.variants)
@@ -106,33 +126,37 @@ def call_error(code: str, details: str, trailing: Metadata) -> PhiserveError:
     A status that phiserve wrote has details of its own in the trailers; one without them comes from the gRPC library
     on either side, or from whatever is between.
     """
-    rich, request_id = status_pb2.Status(), None
+    rich = status_pb2.Status()
     for key, value in trailing:
         if key == STATUS_DETAILS_KEY and isinstance(value, bytes):
             try:
                 rich.ParseFromString(value)
             except DecodeError:
                 rich = status_pb2.Status()
-        elif key == REQUEST_ID_KEY and isinstance(value, str):
-            request_id = value
-    return status_error(rich, request_id=request_id) or _bare_error(code, details)
+    return status_error(rich) or _bare_error(code, details)
 
 
-def status_error(status: status_pb2.Status, *, request_id: str | None = None) -> PhiserveError | None:
+def status_error(status: status_pb2.Status) -> ServerError | None:
     """The error that a google.rpc.Status of phiserve's stands for; None if it is not one of those."""
-    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    info, retry, request = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), error_details_pb2.RequestInfo()
     for detail in status.details:
-        if detail.Is(info.DESCRIPTOR):
-            detail.Unpack(info)
-        elif detail.Is(retry.DESCRIPTOR):
-            detail.Unpack(retry)
+        for known in (info, retry, request):
+            if detail.Is(known.DESCRIPTOR):
+                _unpack(detail, known)
     return server_error(
         info.reason.lower().replace("_", "-"),
         status.message,
-        request_id=info.metadata.get("request_id", request_id),
+        request_id=request.request_id or None,
         retry_after_s=retry.retry_delay.ToNanoseconds() / _NS_PER_S if retry.HasField("retry_delay") else None,
         smallest_feasible_budget_ms=_number(info.metadata.get(BUDGET_KEY, "")),
     )
+
+
+def _unpack(detail: any_pb2.Any, known: Message) -> None:
+    try:
+        detail.Unpack(known)
+    except DecodeError:
+        known.Clear()
 
 
 def _bare_error(code: str, details: str) -> PhiserveError:

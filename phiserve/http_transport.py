@@ -9,7 +9,7 @@ import asyncio
 import ssl
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 
@@ -65,6 +65,10 @@ class HttpTransport:
         """See `Transport`."""
         return http_wire.variants(*self._exchange(_VARIANTS, send))
 
+    def stream(self, *_: object) -> NoReturn:
+        """HTTP has no streams."""
+        raise _no_stream(self._url)
+
     def check_ready(self, send: Send) -> None:
         """See `Transport`."""
         http_wire.check_ready(*self._exchange(_READINESS, send))
@@ -106,6 +110,10 @@ class AsyncHttpTransport:
         """See `AsyncTransport`."""
         return http_wire.variants(*await self._exchange(_VARIANTS, send))
 
+    def stream(self, *_: object) -> NoReturn:
+        """HTTP has no streams."""
+        raise _no_stream(self._url)
+
     async def check_ready(self, send: Send) -> None:
         """See `AsyncTransport`."""
         http_wire.check_ready(*await self._exchange(_READINESS, send))
@@ -143,6 +151,10 @@ def _client_arguments(address: Address, tls: TlsFiles) -> dict[str, Any]:
     # Making a context reads every certificate authority there is, so not where nothing is encrypted.
     verify = tls.ssl_context() if address.is_secure else False
     return {"base_url": base_url, "verify": verify, "limits": limits, "headers": {"User-Agent": "phiserve-python"}}
+
+
+def _no_stream(url: str) -> InvalidUrl:
+    return InvalidUrl(f"a stream needs gRPC, got {url}; use a grpc:// address, or classify_many")
 
 
 def _extend(body: bytearray, chunk: bytes, response: httpx.Response) -> None:

@@ -142,6 +142,7 @@ class Call:
         self._policy = shared.policy
         self._throttle = shared.throttle
         self._random = shared.random
+        self._started_ns = started_ns
         self._budget_ns = budget_ns
         patience = shared.patience
         window_ns = patience.total_ns if budget_ns is None else budget_ns
@@ -173,6 +174,11 @@ class Call:
             budget_ns=None if self._budget_ns is None else self._budget_ns if first else left_ns,
             timeout_ns=max(1, self._wait_until_ns - now_ns),
         )
+
+    @property
+    def silence_ns(self) -> int:
+        """How long its first attempt is waited for: the budget and the grace, or the patience."""
+        return self._wait_until_ns - self._started_ns
 
     def failed(self, error: PhiserveError) -> None:
         """What was sent last ended with `error`."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable
 from typing import Protocol
 
 from phiserve.address import TlsFiles, parse_address
 from phiserve.call_options import CallOptions
+from phiserve.errors import ServerError
 from phiserve.results import Classification, Variant
 from phiserve.retry import Send
+
+Outcome = Classification | ServerError
+"""What becomes of a frame."""
 
 
 class Transport(Protocol):
@@ -18,6 +23,10 @@ class Transport(Protocol):
 
     def classify(self, image: bytes, options: CallOptions, send: Send) -> Classification:
         """Send one encoded image with `send.budget_ns` as its budget."""
+        ...
+
+    def stream(self, images: Iterable[bytes], options: CallOptions, silence_ns: int, /) -> Generator[Outcome]:
+        """Each frame's outcome in order; `silence_ns` bounds the wait for an answer, once there is one to wait for."""
         ...
 
     def variants(self, send: Send) -> tuple[Variant, ...]:
@@ -38,6 +47,10 @@ class AsyncTransport(Protocol):
 
     async def classify(self, image: bytes, options: CallOptions, send: Send) -> Classification:
         """As `Transport.classify`."""
+        ...
+
+    def stream(self, images: AsyncIterable[bytes], options: CallOptions, silence_ns: int, /) -> AsyncGenerator[Outcome]:
+        """As `Transport.stream`."""
         ...
 
     async def variants(self, send: Send) -> tuple[Variant, ...]:

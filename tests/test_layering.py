@@ -80,6 +80,7 @@ rule("service.__main__", {"service"}, {"typer"})
 rule("phiserve", {"phiserve"}, {"httpx", "orjson", "typer", "rich"})
 rule("phiserve.grpc_wire", {"phiserve"}, {"google"})
 rule("phiserve.grpc_transport", {"phiserve"}, {"grpc", "grpc_health"})
+rule("phiserve.grpc_stream", {"phiserve"}, {"grpc"})
 rule("phiserve.v1", {"phiserve.v1"}, {"google", "grpc"})
 rule("phiserve.images", {"phiserve"}, {"PIL", "numpy"})
 # The one place where a client's package knows the server: it mounts the server's commands, imported when run.

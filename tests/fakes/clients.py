@@ -28,19 +28,20 @@ class BlockingAsyncClient:
         return self.runner.run(self.client.classify(image, **options))
 
     def classify_many(self, images: object, **options: Any) -> Iterator[Any]:
-        results = self.client.classify_many(images, **options)
+        return self._each(self.client.classify_many(images, **options))
 
-        def each() -> Iterator[Any]:
-            try:
-                while True:
-                    try:
-                        yield self.runner.run(anext(results))
-                    except StopAsyncIteration:
-                        return
-            finally:
-                self.runner.run(results.aclose())
+    def stream(self, frames: object, **options: Any) -> Iterator[Any]:
+        return self._each(self.client.stream(frames, **options))
 
-        return each()
+    def _each(self, results: Any) -> Iterator[Any]:
+        try:
+            while True:
+                try:
+                    yield self.runner.run(anext(results))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self.runner.run(results.aclose())
 
     def variants(self) -> Any:
         return self.runner.run(self.client.variants())

@@ -21,6 +21,8 @@ from service.frontends.status_codes import wire_status
 from tests.fakes.engine import ScriptedEngine
 
 START_TIMEOUT_S = 20
+STALE, HANG_UP, MISNUMBERED = b"stale", b"hang up", b"misnumbered"
+"""Frames that are dropped, end the stream, and get another frame's number."""
 MS = 1_000_000
 
 
@@ -31,6 +33,12 @@ class ScriptedClassifier(classifier_pb2_grpc.ClassifierServicer):
 
     async def Classify(self, request, context):  # noqa: N802 - the contract's name
         self.deadlines_s.append(context.time_remaining())
+        try:
+            return response_of(await self._infer(request))
+        except PhiserveError as error:
+            await abort(context, error)
+
+    async def _infer(self, request) -> Classification:
         policy = RoutingPolicy(
             variant=request.variant or None,
             min_accuracy=request.min_accuracy if request.HasField("min_accuracy") else None,
@@ -40,10 +48,25 @@ class ScriptedClassifier(classifier_pb2_grpc.ClassifierServicer):
         )
         budget_ns = round(request.budget_ms * MS) if request.HasField("budget_ms") else None
         options = RequestOptions(budget_ns, request.top_k or 5, policy)
-        try:
-            return response_of(await self.engine.infer(request.image, options, received_ns=0))
-        except PhiserveError as error:
-            await abort(context, error)
+        return await self.engine.infer(request.image, options, received_ns=0)
+
+    async def ClassifyStream(self, requests, context):  # noqa: N802 - the contract's name
+        self.deadlines_s.append(context.time_remaining())
+        async for frame in requests:
+            response = classifier_pb2.ClassifyStreamResponse(frame_id=frame.frame_id)
+            if frame.request.image == HANG_UP:
+                return
+            if frame.request.image == STALE:
+                error = DeadlineExceeded("overtaken", smallest_feasible_budget_ns=12 * MS)
+                response.error.CopyFrom(status_of(error, reason="STALE_FRAME"))
+            elif frame.request.image == MISNUMBERED:
+                response.frame_id += 1
+            else:
+                try:
+                    response.answer.CopyFrom(response_of(await self._infer(frame.request)))
+                except PhiserveError as error:
+                    response.error.CopyFrom(status_of(error))
+            yield response
 
     async def ListVariants(self, request, context):  # noqa: N802 - the contract's name
         return classifier_pb2.ListVariantsResponse(
@@ -93,9 +116,10 @@ def variant_of(row) -> classifier_pb2.Variant:
     )
 
 
-def status_of(error: PhiserveError) -> status_pb2.Status:
+def status_of(error: PhiserveError, reason: str = "", request_id: str = "") -> status_pb2.Status:
     row = wire_status(error)
-    info = error_details_pb2.ErrorInfo(reason=row.slug.upper().replace("-", "_"), domain="phiserve")
+    reason = reason or row.slug.upper().replace("-", "_")
+    info = error_details_pb2.ErrorInfo(reason=reason, domain="phiserve")
     details = [info]
     if isinstance(error, DeadlineExceeded) and error.smallest_feasible_budget_ns is not None:
         info.metadata["smallest_feasible_budget_ms"] = str(error.smallest_feasible_budget_ns / MS)
@@ -103,6 +127,8 @@ def status_of(error: PhiserveError) -> status_pb2.Status:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(error.retry_after_ns)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if request_id:
+        details.append(error_details_pb2.RequestInfo(request_id=request_id))
     packed = []
     for detail in details:
         packed.append(any_pb2.Any())

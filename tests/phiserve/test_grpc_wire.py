@@ -44,12 +44,13 @@ CODES = [code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
 def test_errors_are_the_same_as_over_rest(error) -> None:
-    """The class, the detail and what would have worked; written as a problem it is the one that REST has."""
+    """The class, the detail, what would have worked and the request's id; as a problem it is the one that REST has."""
     row = wire_status(error)
-    trailing = [("grpc-status-details-bin", status_of(error).SerializeToString())]
+    trailing = [("grpc-status-details-bin", status_of(error, request_id="a/7").SerializeToString())]
     found = grpc_wire.call_error(row.grpc, error.detail, trailing)
     assert type(found) is ERROR_BY_SLUG[row.slug]
-    assert found.problem() == http_problems.problem(error)
+    assert found.problem() == http_problems.problem(error, "a/7")
+    assert found.request_id == "a/7"
 
 
 @pytest.mark.parametrize(
@@ -76,20 +77,20 @@ def test_statuses_of_the_library_itself_have_their_errors(code, details, expecte
 @given(
     code=st.sampled_from(CODES),
     details=st.text(),
-    trailing=st.lists(
-        st.tuples(st.sampled_from(["grpc-status-details-bin", "x-request-id", "other"]), st.text() | st.binary())
-    ),
+    trailing=st.lists(st.tuples(st.sampled_from(["grpc-status-details-bin", "other"]), st.text() | st.binary())),
 )
 def test_whatever_a_call_ends_with_is_an_error_of_the_tree(code, details, trailing) -> None:
     """Trailers that are damaged or somebody else's never become a traceback of ours."""
     assert isinstance(grpc_wire.call_error(code, details, trailing), PhiserveError)
 
 
-def test_the_request_id_is_kept() -> None:
-    """As a trailer tells it, so that the server's log can be searched for it."""
-    status = status_of(service_errors.InferenceFailed("no")).SerializeToString()
-    found = grpc_wire.call_error("INTERNAL", "no", [("grpc-status-details-bin", status), ("x-request-id", "a/7")])
-    assert found.request_id == "a/7"
+def test_details_that_are_damaged_are_left_out() -> None:
+    """What names a message and does not hold one costs what it would have said, and no traceback."""
+    status = status_of(service_errors.Overloaded("full", retry_after_ns=MS))
+    status.details[1].value = b"\xff\xff"
+    found = grpc_wire.status_error(status)
+    assert isinstance(found, Overloaded)
+    assert found.retry_after_s is None
 
 
 @pytest.mark.parametrize("options", [{"top_k": 2**40}, {"priority": -1}, {"min_accuracy": "high"}], ids=str)
