@@ -14,7 +14,8 @@ import math
 class DecayedRate:
     """Events per exposed nanosecond, both forgotten with time constant `window_ns`.
 
-    `prior_ns` of exposure without an event are assumed beforehand, so that the first event is not yet a rate.
+    `prior_ns` of exposure without an event are assumed beforehand, so that the first event is not yet a rate; they
+    weigh less with every event, so that what has been seen for long is not biased.
     """
 
     def __init__(self, window_ns: int, prior_ns: int) -> None:
@@ -44,7 +45,7 @@ class DecayedRate:
     @property
     def per_ns(self) -> float:
         """Events per nanosecond of exposure."""
-        return self._count / (self._exposure_ns + self._prior_ns)
+        return self._count / (self._exposure_ns + self._prior_ns / (1.0 + self._count))
 
 
 class ArrivalRate:

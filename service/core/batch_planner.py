@@ -13,6 +13,9 @@ load the price slides the choice to cheaper variants before deadlines are lost; 
 cheapest variant, and batches that save core time win, as in SuperServe's SlackFit (NSDI'25). A head whose
 slack would shrink everyone's batch is skipped when that loses less than it gains, which is Nexus's early drop
 (SOSP'19) with a price tag. No candidate is considered that the profile says misses a packed deadline.
+
+Runs are as wide as the load estimate says is usual, unless others would lose by that. A head that needs several
+workers at once keeps them: what is served meanwhile must be done by then, as in EASY backfilling (Lifka 1995).
 """
 
 from __future__ import annotations
@@ -73,17 +76,20 @@ class BatchPlanner:
         self.menu = menu
         self.load = load
         self.settings = settings
-        self._batching = any(len(choice.batch_sizes) > 1 for choice in menu.choices)
+        self._batch_size_max = max(choice.batch_sizes[-1] for choice in menu.choices)
+        self._batching = self._batch_size_max > 1
 
     def plan(self, situation: Situation) -> Plan | None:
         """The run to start now, or None if no queued request can be served in time by an idle worker."""
         queue = situation.queue
         if not situation.idle or not len(queue):
             return None
-        candidates = self._candidates(situation)
+        price = self.load.price_per_core_ns(situation.now_ns, (len(queue) - 1) * self.menu.cheapest.core_ns_per_image)
+        losses = _QueueLoss(situation, self.menu.cheapest, self.settings.overhead_ns)
+        candidates = self._worth_trying(self._candidates(situation, price), situation, losses)
         if not candidates:
             return None
-        best = self._best(candidates, situation)
+        best = self._best(candidates, situation, price, losses)
         batch = best.batch or [queue[at] for at in range(best.skipped, best.skipped + best.size)]
         return Plan(
             variant=best.choice.variant.name,
@@ -92,16 +98,48 @@ class BatchPlanner:
             latency_ns=best.latency_ns,
         )
 
-    def _best(self, candidates: list[_Candidate], situation: Situation) -> _Candidate:
+    def _worth_trying(self, candidates: list[_Candidate], situation: Situation, losses: _QueueLoss) -> list[_Candidate]:
+        """What is left of `candidates` by the two rules of order; all where they would cost queued requests.
+
+        Of the usual width, where no more wait than there are servers of that width. And nobody is given up for a
+        larger batch while serving everybody in turn loses nobody, unless the queue fills batches anyhow.
+        """
+        queue, width = situation.queue, self.load.width or 1
+
+        def harmless(candidate: _Candidate) -> bool:
+            ends_ns = situation.now_ns + candidate.latency_ns
+            return losses.after(ends_ns, candidate.choice.threads, candidate.size + candidate.skipped) <= 0.0
+
+        if width > 1 and len(queue) * width <= situation.idle + len(situation.free_at_ns):
+            usual = [candidate for candidate in candidates if candidate.choice.threads == width]
+            if not usual and self._can_wait(situation, width, losses):
+                return []
+            candidates = [candidate for candidate in usual if harmless(candidate)] or candidates
+        if self._batching and len(queue) <= 2 * self._batch_size_max:
+            in_turn = [candidate for candidate in candidates if not candidate.skipped]
+            if any(harmless(candidate) for candidate in in_turn):
+                return in_turn
+        return candidates
+
+    def _can_wait(self, situation: Situation, width: int, losses: _QueueLoss) -> bool:
+        """Whether the head can wait until `width` workers are free, at nobody's cost."""
+        queue = situation.queue
+        if width <= situation.idle or not queue.is_plain:
+            return False
+        free_at_ns = sorted([situation.now_ns] * situation.idle + list(situation.free_at_ns))
+        if width > len(free_at_ns):
+            return False
+        ends_ns = free_at_ns[width - 1] + dict(self.menu.fastest_by_width)[width]
+        in_time = ends_ns + self.settings.overhead_ns <= queue[0].deadline_ns
+        return in_time and losses.after(ends_ns, width, 1) <= 0.0
+
+    def _best(self, candidates: list[_Candidate], situation: Situation, price: float, losses: _QueueLoss) -> _Candidate:
         """The candidate of the highest net value.
 
         What a run would cost others is dear to compute and never negative, so candidates are taken in the order of
         their value without it, until no further one can win.
         """
-        backlog_core_ns = (len(situation.queue) - 1) * self.menu.cheapest.core_ns_per_image
-        price = self.load.price_per_core_ns(situation.now_ns, backlog_core_ns)
         worth = _WorthAlone(self.menu, price)
-        losses = _QueueLoss(situation, self.menu.cheapest, self.settings.overhead_ns)
         ranked = sorted(
             ((self._gain(candidate, situation, worth), candidate) for candidate in candidates), key=lambda row: -row[0]
         )
@@ -147,7 +185,7 @@ class BatchPlanner:
         choice = min(fitting, key=lambda c: c.latency_ns(1))
         return Plan(choice.variant.name, choice.threads, (request.request_id,), choice.latency_ns(1))
 
-    def _candidates(self, situation: Situation) -> list[_Candidate]:
+    def _candidates(self, situation: Situation, price: float) -> list[_Candidate]:
         """Runs for the head of the queue and, where batching pays, for what follows a head that is given up."""
         queue = situation.queue
         candidates: list[_Candidate] = []
@@ -162,7 +200,7 @@ class BatchPlanner:
                         candidates.extend(self._plain_batches(situation, choice, offset, slack_ns))
                     else:
                         candidates.extend(self._batches(situation, choice, offset))
-        return candidates or self._first_that_fits(situation)
+        return candidates or self._first_that_fits(situation, price)
 
     def _plain_batches(self, situation: Situation, choice: Choice, offset: int, slack_ns: int) -> Iterator[_Candidate]:
         """The largest batch that the first one's slack allows, half of it, and one. The queue is in deadline order."""
@@ -171,23 +209,46 @@ class BatchPlanner:
         for tried in sorted({size, (size + 1) // 2, 1}):
             yield _Candidate(choice, tried, choice.latency_ns(tried), offset)
 
-    def _first_that_fits(self, situation: Situation) -> list[_Candidate]:
-        """When the head waits for a variant or width that is not to be had now, serve the next that can be."""
+    def _first_that_fits(self, situation: Situation, price: float) -> list[_Candidate]:
+        """When the head waits for a variant or width that is not to be had now, serve the next that can be.
+
+        What the head waits for stays its own: it was promised at the door.
+        """
         queue, earliest_ns = situation.queue, situation.now_ns + self.settings.overhead_ns
         start = 0
         if queue.is_plain:
             usable = [choice.latency_ns(1) for choice in self.menu.choices if choice.threads <= situation.idle]
             start = queue.count_due_by(earliest_ns + min(usable) - 1) if usable else len(queue)
+        reserved = self._reserved(situation, price)
         for position in range(start, len(queue)):
             request = queue[position]
             found = [
                 _Candidate(choice, 1, choice.latency_ns(1), 0, (request,))
                 for choice in self.menu.allowed(request.policy)
-                if choice.threads <= situation.idle and earliest_ns + choice.latency_ns(1) <= request.deadline_ns
+                if choice.threads <= situation.idle
+                and earliest_ns + choice.latency_ns(1) <= request.deadline_ns
+                and _leaves(situation, choice, reserved)
             ]
             if found:
                 return found
         return []
+
+    def _reserved(self, situation: Situation, price: float) -> list[tuple[int, int]]:
+        """The ways to serve a plain head that waits for several workers: (workers, last moment to start).
+
+        Empty if there is none any more, or if keeping workers idle until then costs more than the head is worth.
+        """
+        if not situation.queue.is_plain:
+            return []
+        free_at_ns = sorted([situation.now_ns] * situation.idle + list(situation.free_at_ns))
+        done_ns = situation.queue[0].deadline_ns - self.settings.overhead_ns
+        found = []
+        for threads, latency_ns in self.menu.fastest_by_width:
+            if situation.idle < threads <= len(free_at_ns) and free_at_ns[threads - 1] + latency_ns <= done_ns:
+                idle_ns = situation.idle * (free_at_ns[threads - 1] - situation.now_ns)
+                if price * (threads * latency_ns + idle_ns) <= self.menu.cheapest.accuracy:
+                    found.append((threads, done_ns - latency_ns))
+        return found
 
     def _batches(self, situation: Situation, choice: Choice, offset: int) -> list[_Candidate]:
         """Batches of `choice` that start with the request at `offset`, one per batch size worth planning."""
@@ -218,6 +279,16 @@ class BatchPlanner:
         if policy.variant is None and policy.min_accuracy is None:
             return True
         return choice in self.menu.allowed(policy)
+
+
+def _leaves(situation: Situation, choice: Choice, reserved: list[tuple[int, int]]) -> bool:
+    """Whether one of the `reserved` starts can still be kept if a run of `choice` starts now."""
+    if not reserved:
+        return True
+    busy_until_ns = [situation.now_ns + choice.latency_ns(1)] * choice.threads
+    idle = [situation.now_ns] * (situation.idle - choice.threads)
+    free_at_ns = sorted([*busy_until_ns, *idle, *situation.free_at_ns])
+    return any(free_at_ns[threads - 1] <= start_ns for threads, start_ns in reserved)
 
 
 class _WorthAlone:

@@ -3,8 +3,11 @@
 The price is the Lagrange multiplier of the capacity constraint in "maximise accuracy, subject to the work fitting
 the cores". Serving each request the choice that maximises accuracy minus price times core time is bid-price control
 (Talluri and van Ryzin, The Theory and Practice of Revenue Management, 2004, chapter 3), here for time instead of
-seats. How full the cores may get follows from what waiting costs at that load, not from a fixed target: an upgrade of
-half a point is worth less queueing than one of five.
+seats. How full the cores may get follows from what waiting costs at that load (`queueing_loss.py`), not from a fixed
+target: an upgrade of half a point is worth less queueing than one of five.
+
+The same comparison settles how wide runs usually are. Short runs on all cores leave a machine that short budgets find
+idle; narrow runs carry more. Mixing both at random has neither: a wide run waits until all cores happen to be idle.
 
 Pure functions of a menu, a sample of budgets and a rate.
 """
@@ -18,15 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.core.menu import Choice, Menu
+from service.core.queueing_loss import Run, lost_share
 from service.core.request import DEFAULT_POLICY
 
 _MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-# The M/M/c tail is that of first come, first served. Serving the earliest deadline first loses far fewer, except
-# where the cores are so full that the queue is never short: a share of `_EDF_SHARE`, rising to all of it at capacity.
-# Both numbers were fitted in simulation (`make sim`), within a factor of two flat.
-_EDF_SHARE = 0.05
-_EDF_EXPONENT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +32,17 @@ class Operation:
     """A working point: serve at price `below` or at price `above`, so that the cores are busy for `utilisation`.
 
     Prices in top-1 points per core-nanosecond. Between the two prices many requests change their choice at once;
-    mixing both sides is what meets a utilisation in between.
+    mixing both sides is what meets a utilisation in between. `width`: threads of the usual run; None while nothing is
+    known that speaks for one.
     """
 
     below: float
     above: float
     utilisation: float
+    width: int | None
 
 
-IDLE = Operation(0.0, 0.0, 1.0)
+IDLE = Operation(0.0, 0.0, 1.0, None)
 """Core time is free."""
 
 
@@ -53,47 +53,86 @@ class _Option:
     accuracy: float
     core_ns: float
     budget_ns: int
+    run_ns: int
+    threads: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """What serving everybody at one price would earn and take, on average per request."""
+    """What serving everybody at one price would earn and take, on average per request, and by which runs."""
 
     price: float
     accuracy: float
     core_ns: float
     utilisation: float
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Demand:
+    """What is asked of the workers."""
+
+    budgets_ns: Sequence[int]
+    workers: int
+    arrivals_per_ns: float
+    side_core_ns: float
 
 
 def best_operation(
     menu: Menu, budgets_ns: Sequence[int], *, workers: int, arrivals_per_ns: float, side_core_ns: float
 ) -> Operation:
-    """The mix of two neighbouring prices that is worth most: accuracy earned minus accuracy lost to queueing.
+    """The width and the mix of two neighbouring prices that are worth most: accuracy earned minus accuracy lost.
 
     `budgets_ns`: a sample of recent budgets, sorted or not. `side_core_ns`: core time each request takes besides.
     """
     if not budgets_ns or arrivals_per_ns <= 0.0:
         return IDLE
-    options = [option for choice in menu.allowed(DEFAULT_POLICY) for option in _options(choice)]
-    hulls = [_Hull([option for option in options if option.budget_ns <= budget]) for budget in budgets_ns]
-    load = arrivals_per_ns / workers
-    prices = sorted({0.0, *(step for hull in hulls for step in hull.prices)})
-    points = [_point(price, hulls, load, side_core_ns) for price in prices]
-    best, best_worth = Operation(points[-1].price, points[-1].price, 1.0), -math.inf
-    if points[-1].utilisation >= 1.0:
-        return best  # flooded: time is worth what the cheapest choice earns with it
+    demand = _Demand(budgets_ns, workers, arrivals_per_ns, side_core_ns)
+    widths = [threads for threads, _ in menu.fastest_by_width if threads <= workers]
+    return max((_best_at(menu, demand, width) for width in widths), key=lambda found: found[0])[1]
+
+
+def _best_at(menu: Menu, demand: _Demand, width: int) -> tuple[float, Operation]:
+    """The best working point with runs of `width`, and its worth: points a request, or minus the load of a flood."""
+    points = _points(menu, demand, width)
+    flooded = points[-1]
+    if flooded.utilisation >= 1.0:
+        # Time is worth what the cheapest choice earns with it, and the width that is flooded least is best.
+        return -flooded.utilisation, Operation(flooded.price, flooded.price, 1.0, width)
+    best, best_worth = IDLE, -math.inf
     for below, above in zip(points, points[1:] or points, strict=False):
         for share in _MIXES:
             mixed = _mix(below, above, share)
-            worth = mixed.accuracy - _queueing_loss(mixed, budgets_ns, workers)
+            lost = lost_share(
+                mixed.runs,
+                workers=demand.workers,
+                width=width,
+                utilisation=mixed.utilisation,
+                core_ns=mixed.core_ns,
+            )
+            worth = mixed.accuracy * (1.0 - lost)
             if worth > best_worth:
                 best_worth = worth
                 best = Operation(
                     below.price if share > 0.0 else above.price,
                     above.price if share < 1.0 else below.price,
                     min(1.0, mixed.utilisation),
+                    width,
                 )
-    return best
+    return best_worth, best
+
+
+def _points(menu: Menu, demand: _Demand, width: int) -> list[_Point]:
+    """What each price would bring, rising. Budgets too short for runs of `width` are served by other ones."""
+    allowed = [choice for choice in menu.allowed(DEFAULT_POLICY) if choice.threads <= demand.workers]
+    usual = [option for choice in allowed if choice.threads == width for option in _options(choice)]
+    other = [option for choice in allowed if choice.threads != width for option in _options(choice)]
+    hulls = []
+    for budget_ns in demand.budgets_ns:
+        fitting = [option for option in usual if option.budget_ns <= budget_ns]
+        hulls.append(_Hull(fitting or [option for option in other if option.budget_ns <= budget_ns]))
+    prices = sorted({0.0, *(step for hull in hulls for step in hull.prices)})
+    return [_point(price, hulls, demand) for price in prices]
 
 
 def _options(choice: Choice) -> list[_Option]:
@@ -102,7 +141,9 @@ def _options(choice: Choice) -> list[_Option]:
     for size in choice.batch_sizes:
         latency_ns = choice.latency_ns(size)
         needed_ns = latency_ns if size == 1 else 2 * latency_ns
-        options.append(_Option(choice.accuracy, latency_ns * choice.threads / size, needed_ns))
+        options.append(
+            _Option(choice.accuracy, latency_ns * choice.threads / size, needed_ns, latency_ns, choice.threads)
+        )
     return options
 
 
@@ -138,11 +179,22 @@ def _slope(cheap: _Option, dear: _Option) -> float:
     return (dear.accuracy - cheap.accuracy) / (dear.core_ns - cheap.core_ns)
 
 
-def _point(price: float, hulls: Sequence[_Hull], load: float, side_core_ns: float) -> _Point:
+def _point(price: float, hulls: Sequence[_Hull], demand: _Demand) -> _Point:
     """Everybody takes the option worth most at `price`; those for whom none is feasible take and earn nothing."""
-    chosen = [option for hull in hulls if (option := hull.best(price)) is not None]
-    mean_core_ns = sum(option.core_ns for option in chosen) / len(hulls) + side_core_ns
-    return _Point(price, sum(option.accuracy for option in chosen) / len(hulls), mean_core_ns, load * mean_core_ns)
+    chosen = [hull.best(price) for hull in hulls]
+    share = 1.0 / len(hulls)
+    core_ns = sum(option.core_ns for option in chosen if option) * share + demand.side_core_ns
+    return _Point(
+        price,
+        sum(option.accuracy for option in chosen if option) * share,
+        core_ns,
+        demand.arrivals_per_ns * core_ns / demand.workers,
+        tuple(
+            Run(share, option.run_ns, option.threads, budget_ns)
+            for option, budget_ns in zip(chosen, demand.budgets_ns, strict=True)
+            if option
+        ),
+    )
 
 
 def _mix(below: _Point, above: _Point, share: float) -> _Point:
@@ -153,19 +205,10 @@ def _mix(below: _Point, above: _Point, share: float) -> _Point:
         share * below.accuracy + rest * above.accuracy,
         share * below.core_ns + rest * above.core_ns,
         share * below.utilisation + rest * above.utilisation,
+        tuple(
+            Run(run.share * weight, run.run_ns, run.threads, run.budget_ns)
+            for point, weight in ((below, share), (above, rest))
+            if weight
+            for run in point.runs
+        ),
     )
-
-
-def _queueing_loss(point: _Point, budgets_ns: Sequence[int], workers: int) -> float:
-    """Accuracy lost to waits longer than budgets.
-
-    Tail of the wait in M/M/c, with Sakasegawa's approximation of the chance to wait at all (1977); above capacity,
-    what does not fit is lost.
-    """
-    if point.utilisation >= 1.0 or point.core_ns <= 0.0:
-        return point.accuracy * (2.0 - 1.0 / max(1.0, point.utilisation))
-    waits = point.utilisation ** math.sqrt(2.0 * (workers + 1))
-    decay = workers * (1.0 - point.utilisation) / point.core_ns
-    tail = sum(math.exp(-decay * max(0.0, budget - point.core_ns)) for budget in budgets_ns) / len(budgets_ns)
-    share = max(_EDF_SHARE, point.utilisation**_EDF_EXPONENT)
-    return float(share * point.accuracy * waits * tail)

@@ -7,7 +7,6 @@ observations give the same answers. Reads no clock.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from service.core.arrival_rate import ArrivalRate
 from service.core.capacity_price import IDLE, best_operation
 from service.core.menu import Menu
+from service.core.queueing_loss import poisson_tail
 
 NS_PER_S = 1_000_000_000
 _FUTURE_STEPS = 8
@@ -102,6 +102,11 @@ class LoadEstimator:
         operation = self._operation
         return operation.below if self._credit(now_ns) > backlog_core_ns else operation.above
 
+    @property
+    def width(self) -> int | None:
+        """Threads of the usual run at the working point in force; None while nothing is known."""
+        return self._operation.width
+
     def _credit(self, now_ns: int) -> float:
         earned_ns = (now_ns - self._credited_at_ns) * self.workers * self._operation.utilisation
         limit_ns = self.settings.credit_max_ns * self.workers
@@ -111,56 +116,84 @@ class LoadEstimator:
         """Top-1 points expected to be lost to arrivals until the cores have caught up.
 
         `free_after_ns`: for each worker, nanoseconds until it is free (0: idle), rising. `backlog_core_ns`: core time
-        that what is queued will take. Work arrives at the estimated rate times the cheapest choice's cost, and each
-        free worker does a nanosecond of it in a nanosecond. An arrival whose budget is shorter than its wait plus the
-        cheapest run is lost; the share of recent budgets that are so short, times rate, is summed until nothing is
-        left waiting.
+        that what is queued will take. Work arrives at the estimated rate times the cheapest choice's cost at the usual
+        width, and each free server does a nanosecond of it in a nanosecond. An arrival whose budget is shorter than its
+        wait plus the fastest run is lost; the share of recent budgets that are so short, times rate, is summed until
+        nothing is left waiting.
         """
         budgets = self._sorted_budgets
         rate = self.arrivals_per_ns(now_ns)
         if not budgets or rate <= 0.0:
             return 0.0
-        cheapest = self.menu.cheapest
-        cost, fastest_ns = cheapest.core_ns_per_image, cheapest.latency_ns(1)
-        hopeless = bisect_left(budgets, fastest_ns)
-        step_ns = max(free_after_ns[-1] / _FUTURE_STEPS, fastest_ns / 4)
-        lost, at_ns, backlog = 0.0, step_ns / 2, backlog_core_ns
+        ahead = self._outlook(free_after_ns, backlog_core_ns, rate)
+        hopeless = bisect_left(budgets, ahead.fastest_ns)
+        step_ns = max(ahead.free_after_ns[-1] / _FUTURE_STEPS, ahead.run_ns / 4)
+        lost, at_ns = 0.0, step_ns / 2
         for _ in range(4 * _FUTURE_STEPS):
-            free = bisect_right(free_after_ns, at_ns)
-            if free == len(free_after_ns) and backlog <= 0.0:
+            free = bisect_right(ahead.free_after_ns, at_ns)
+            if free == len(ahead.free_after_ns) and ahead.backlog_ns <= 0.0:
                 break
-            wait_ns, chance = self._wait(free_after_ns, free, at_ns, backlog, rate * fastest_ns)
-            short = bisect_left(budgets, wait_ns + fastest_ns)
-            if backlog > 0.0:
-                # The earliest deadline goes first: only the part of the backlog that is due sooner is in the way.
-                ahead_ns = backlog * short / len(budgets) / max(1, free)
-                short = bisect_left(budgets, wait_ns + ahead_ns + fastest_ns)
-            lost += chance * (short - hopeless)
-            backlog = max(0.0, backlog + (rate * cost - free) * step_ns)
+            lost += max(0.0, ahead.missed(at_ns, free, budgets) - hopeless)
+            ahead.backlog_ns = max(0.0, ahead.backlog_ns + (rate * ahead.run_ns_per_image - free) * step_ns)
             at_ns += step_ns
-        return rate * step_ns * lost / len(budgets) * cheapest.accuracy
+        return rate * step_ns * lost / len(budgets) * ahead.accuracy
 
-    def _wait(
-        self, free_after_ns: Sequence[int], free: int, at_ns: float, backlog: float, offered: float
-    ) -> tuple[float, float]:
-        """An urgent arrival's wait for a worker at `at_ns`, and the chance that it must wait at all.
+    def _outlook(self, free_after_ns: Sequence[int], backlog_core_ns: float, rate: float) -> _Outlook:
+        """The workers as servers of the usual width: one is free when so many workers are."""
+        width = self.width
+        if width is None or width == 1 or width > len(free_after_ns):
+            cheapest, width, widths = self.menu.cheapest, 1, self.menu.fastest_by_width
+        else:
+            cheapest = self.menu.cheapest_at(width)
+            widths = ((1, dict(self.menu.fastest_by_width)[width]),)
+        servers = free_after_ns[width - 1 :: width]
+        return _Outlook(
+            free_after_ns=servers,
+            widths=tuple((threads, latency_ns) for threads, latency_ns in widths if threads <= len(servers)),
+            run_ns=cheapest.latency_ns(1),
+            run_ns_per_image=cheapest.core_ns_per_image / width,
+            backlog_ns=backlog_core_ns / width,
+            arrivals_per_run=rate * cheapest.latency_ns(1),
+            accuracy=cheapest.accuracy,
+        )
 
-        With no worker free, until the first is. With a backlog, workers are on short runs: the first of `free` to end
-        one. Otherwise a worker is idle, unless `free` arrivals (Poisson, `offered` expected in a run) have come first.
-        """
-        fastest_ns = self.menu.cheapest.latency_ns(1)
+
+@dataclass(slots=True)
+class _Outlook:
+    """The near future, as an arrival would find it: servers, when they are free, and what they have to do.
+
+    `widths`: (servers, nanoseconds) of the fastest run on one server, and on several at once. `run_ns`: the cheapest
+    run; `run_ns_per_image` the same in full batches. `backlog_ns`: server time that what is queued will take.
+    """
+
+    free_after_ns: Sequence[int]
+    widths: tuple[tuple[int, int], ...]
+    run_ns: int
+    run_ns_per_image: float
+    backlog_ns: float
+    arrivals_per_run: float
+    accuracy: float
+
+    @property
+    def fastest_ns(self) -> int:
+        """The fastest run there is."""
+        return min(latency_ns for _, latency_ns in self.widths)
+
+    def missed(self, at_ns: float, free: int, budgets: Sequence[int]) -> float:
+        """How many of `budgets` (rising) an arrival at `at_ns`, when `free` servers are free, would miss."""
+        alone_ns = min(
+            max(0.0, self.free_after_ns[servers - 1] - at_ns) + latency_ns for servers, latency_ns in self.widths
+        )
+        short = bisect_left(budgets, alone_ns)
+        residual_ns = self.run_ns / (free + 1)
+        if self.backlog_ns > 0.0:
+            # Servers are on short runs. The earliest deadline goes first: only what is due sooner is in the way.
+            ahead_ns = self.backlog_ns * short / len(budgets) / max(1, free)
+            wait_ns = residual_ns if free else self.free_after_ns[0] - at_ns
+            return float(bisect_left(budgets, max(alone_ns, wait_ns + self.run_ns) + ahead_ns))
         if free == 0:
-            return free_after_ns[0] - at_ns, 1.0
-        residual_ns = fastest_ns / (free + 1)
-        if backlog > 0.0:
-            return residual_ns, 1.0
-        return min(free_after_ns[free] - at_ns, residual_ns), _poisson_tail(offered, free)
-
-
-def _poisson_tail(mean: float, at_least: int) -> float:
-    """Probability that a Poisson variable of this mean is `at_least` or more."""
-    below, term = 0.0, math.exp(-mean)
-    for count in range(at_least):
-        below += term
-        term *= mean / (count + 1)
-    return max(0.0, 1.0 - below)
+            return float(short)
+        # A server is free, unless so many arrivals (Poisson) have come before that all are on short runs.
+        wait_ns = min(self.free_after_ns[free] - at_ns, residual_ns)
+        blocked = bisect_left(budgets, max(alone_ns, wait_ns + self.run_ns))
+        return short + (blocked - short) * poisson_tail(self.arrivals_per_run, free)

@@ -86,6 +86,8 @@ class Menu:
             choice.keep_batches_below(min(alone))
         self._known = frozenset(known)
         self._cheapest: Choice | None = None
+        self._cheapest_at: dict[int, Choice] = {}
+        self._fastest_by_width: tuple[tuple[int, int], ...] | None = None
         self._allowed: dict[tuple[str | None, float | None], tuple[Choice, ...]] = {}
 
     def allowed(self, policy: RoutingPolicy) -> tuple[Choice, ...]:
@@ -129,18 +131,38 @@ class Menu:
         """Multiply the profile of each choice, by (variant, threads), with what was observed of it."""
         for choice in self.choices:
             choice.scale = scales[choice.variant.name, choice.threads]
-        self._cheapest = None
+        self._cheapest = self._fastest_by_width = None
+        self._cheapest_at.clear()
 
     def fastest_ns(self, policy: RoutingPolicy) -> int:
         """Nanoseconds of the fastest single-image run that `policy` allows."""
         return min(choice.latency_ns(1) for choice in self.allowed(policy))
 
     @property
+    def fastest_by_width(self) -> tuple[tuple[int, int], ...]:
+        """Per thread width, narrow to wide: (threads, nanoseconds of its fastest single-image run)."""
+        if self._fastest_by_width is None:
+            fastest: dict[int, int] = {}
+            for choice in self.choices:
+                latency_ns = choice.latency_ns(1)
+                fastest[choice.threads] = min(latency_ns, fastest.get(choice.threads, latency_ns))
+            self._fastest_by_width = tuple(sorted(fastest.items()))
+        return self._fastest_by_width
+
+    @property
     def cheapest(self) -> Choice:
         """The choice that costs the least core time per image: what carries the most load."""
         if self._cheapest is None:
-            self._cheapest = min(self.choices, key=lambda choice: (choice.core_ns_per_image, -choice.accuracy))
+            self._cheapest = min(self.choices, key=_cost)
         return self._cheapest
+
+    def cheapest_at(self, threads: int) -> Choice:
+        """The cheapest of one thread width, which must be on the menu."""
+        found = self._cheapest_at.get(threads)
+        if found is None:
+            found = min((choice for choice in self.choices if choice.threads == threads), key=_cost)
+            self._cheapest_at[threads] = found
+        return found
 
     def best_within(self, budget_ns: int, policy: RoutingPolicy) -> Choice | None:
         """The most accurate choice whose single-image run fits `budget_ns` (MaxAcc); None if none does."""
@@ -148,3 +170,8 @@ class Menu:
             if choice.latency_ns(1) <= budget_ns:
                 return choice
         return None
+
+
+def _cost(choice: Choice) -> tuple[float, float]:
+    """Core time per image; among equals the more accurate comes first."""
+    return choice.core_ns_per_image, -choice.accuracy

@@ -60,6 +60,18 @@ def gpu_menu() -> Menu:
     )
 
 
+def two_width_menu() -> Menu:
+    """Two variants, each on one core and, faster but dearer, on two."""
+    return Menu(
+        [
+            choice("small", 75.0, {1: 10}),
+            choice("small", 75.0, {1: 6}, threads=2),
+            choice("large", 80.0, {1: 50}),
+            choice("large", 80.0, {1: 30}, threads=2),
+        ]
+    )
+
+
 def scheduler(
     menu: Menu,
     *,

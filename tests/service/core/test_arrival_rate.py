@@ -25,7 +25,16 @@ def test_one_event_is_not_yet_a_rate() -> None:
     rate = DecayedRate(NS_PER_S, prior_ns=NS_PER_S // 10)
     rate.advance(0, exposed=True)
     rate.count()
-    assert rate.per_ns * NS_PER_S == pytest.approx(10)
+    assert rate.per_ns * NS_PER_S == pytest.approx(20)
+
+
+def test_the_prior_weighs_less_the_more_is_known() -> None:
+    """A rate seen for long is not biased by the quiet time assumed at first, however long that is."""
+    rate = DecayedRate(NS_PER_S, prior_ns=NS_PER_S // 5)
+    for step in range(1, 1001):
+        rate.advance(step * NS_PER_S // 100, exposed=True)
+        rate.count()
+    assert rate.per_ns * NS_PER_S == pytest.approx(100, rel=0.01)
 
 
 def test_unexposed_time_only_forgets() -> None:

@@ -12,7 +12,7 @@ from service.core.deadline_queue import DeadlineQueue
 from service.core.load import LoadEstimator
 from service.core.menu import Menu
 from service.core.request import OnMiss, Plan, QueuedRequest, RoutingPolicy
-from tests.fakes.menus import MS, choice, cpu_menu, gpu_menu
+from tests.fakes.menus import MS, choice, cpu_menu, gpu_menu, two_width_menu
 
 NOW_NS = 1_000_000_000
 
@@ -55,6 +55,36 @@ def test_accuracy_is_given_up_before_queued_deadlines_are() -> None:
     found = plan(cpu_menu(), [60, 60, 60, 60, 60, 60])
     assert found is not None
     assert found.variant == "small"
+
+
+def test_a_head_that_needs_two_workers_keeps_them() -> None:
+    """While it waits for the second one, only what is done by then may use the first."""
+    head_ms, free_ms = 9.0, 2.0
+    assert plan(two_width_menu(), [head_ms, 200], idle=1, free_ms=(free_ms,)) is None
+    both = plan(two_width_menu(), [head_ms, 200], idle=2)
+    assert both is not None
+    assert (both.request_ids, both.threads) == ((1,), 2)
+
+
+def test_a_head_beyond_help_keeps_nothing() -> None:
+    """If the second worker comes too late for it, the next in the queue is served."""
+    found = plan(two_width_menu(), [9, 200], idle=1, free_ms=(8,))
+    assert found is not None
+    assert found.request_ids == (2,)
+
+
+def test_in_a_flood_no_worker_waits() -> None:
+    """When core time is worth more than the head, nothing is kept idle for it."""
+    found = plan(two_width_menu(), [9, 200], idle=1, free_ms=(2,), rate_per_s=2000)
+    assert found is not None
+    assert found.request_ids == (2,)
+
+
+def test_nobody_is_given_up_while_all_can_be_served_in_turn() -> None:
+    """A short head that would shrink a batch is served, alone, if the rest makes its deadlines after it."""
+    found = plan(gpu_menu(), [4.2, 200, 200, 200], rate_per_s=300)
+    assert found is not None
+    assert 1 in found.request_ids
 
 
 def test_an_idle_neighbour_takes_the_queue() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.capacity_price import IDLE, Operation, best_operation
-from tests.fakes.menus import MS, cpu_menu, gpu_menu
+from tests.fakes.menus import MS, cpu_menu, gpu_menu, two_width_menu
 
 LONG = [500 * MS] * 8
 
@@ -40,6 +40,27 @@ def test_overload_is_priced_at_what_the_cheapest_variant_earns() -> None:
 def test_decoding_counts() -> None:
     """Core time that decoding takes leaves less for runs: the price is at least as high."""
     assert operation(14, decode_ms=30).above > operation(14).above
+
+
+def width(rate_per_s: float, budgets_ms: list[float]) -> int | None:
+    budgets_ns = [round(budget * MS) for budget in budgets_ms]
+    menu = two_width_menu()
+    return best_operation(menu, budgets_ns, workers=2, arrivals_per_ns=rate_per_s / 1e9, side_core_ns=0).width
+
+
+def test_wide_runs_where_short_budgets_need_an_idle_machine() -> None:
+    """At light load with budgets that one core cannot make, runs take all cores and are over soon."""
+    assert width(40, [7, 8, 9, 12, 100, 100]) == 2
+
+
+def test_narrow_runs_where_the_machine_must_carry_most() -> None:
+    """Near the capacity of one run a core, runs on two cores would not keep up."""
+    assert width(180, [7, 8, 9, 12, 100, 100]) == 1
+
+
+def test_in_a_flood_the_width_that_is_flooded_least() -> None:
+    """Beyond all capacity the width that carries most is usual."""
+    assert width(2000, [100] * 4) == 1
 
 
 @given(

@@ -7,7 +7,7 @@ import pytest
 from service.core.menu import Menu
 from service.core.request import RoutingPolicy
 from service.errors import InvalidArgument, UnknownVariant
-from tests.fakes.menus import MS, choice, cpu_menu, gpu_menu, names
+from tests.fakes.menus import MS, choice, cpu_menu, gpu_menu, names, two_width_menu
 
 
 def test_orders_by_accuracy() -> None:
@@ -63,3 +63,13 @@ def test_a_menu_needs_a_choice() -> None:
     """An empty menu is refused at start, not at the first request."""
     with pytest.raises(ValueError, match="at least one routable variant"):
         Menu([])
+
+
+def test_the_fastest_of_each_width_follows_what_runs_take() -> None:
+    """Per width the fastest run, and the cheapest choice, as predictions stand now."""
+    menu = two_width_menu()
+    assert menu.fastest_by_width == ((1, 10 * MS), (2, 6 * MS))
+    assert (menu.cheapest_at(2).variant.name, menu.cheapest_at(2).threads) == ("small", 2)
+    menu.rescale({("small", 1): 10.0, ("small", 2): 2.0, ("large", 1): 1.0, ("large", 2): 0.3})
+    assert menu.fastest_by_width == ((1, 50 * MS), (2, 9 * MS))
+    assert menu.cheapest_at(2).variant.name == "large"
