@@ -30,7 +30,7 @@ from service.core.menu import Choice, Menu
 from service.core.request import DEFAULT_POLICY, Plan, QueuedRequest, RoutingPolicy
 
 _OFFSETS = (0, 1, 2, 4, 8, 16)
-_LOOKAHEAD_RATIO = 1.25
+_LOOKAHEAD_RATIO = 1.5
 _TIE = 1e-6
 
 TARGET_EXPONENT = -0.07
@@ -344,7 +344,7 @@ class _QueueLoss:
     Fluid estimate: by the deadline of the request at position j, the workers free by then can have given
     (time left) core-nanoseconds each; j+1 requests at the cheapest choice need that many core-nanoseconds. The
     worst shortfall over the queue is what is lost. Looks at geometrically spaced positions, so that a queue
-    of 1,000 costs about thirty looks per thread width.
+    of 1,000 costs about twenty looks per thread width.
     """
 
     def __init__(self, situation: Situation, cheapest: Choice, overhead_ns: int) -> None:
