@@ -253,7 +253,8 @@ class Engine:
         try:
             timeout_ns = None if options.policy.on_miss is OnMiss.LATE else deadline_ns - started_ns
             decoded = await asyncio.wait_for(
-                self._decoder.decode(image, resolution), None if timeout_ns is None else timeout_ns / NS_PER_S
+                self._decoder.decode(image, resolution, deadline_ns),
+                None if timeout_ns is None else timeout_ns / NS_PER_S,
             )
         except TimeoutError:
             needed_ns = self._decode.cost_ns(header) + self._menu.fastest_ns(options.policy)

@@ -33,10 +33,11 @@ class Decoder(Protocol):
         """
         ...
 
-    def decode(self, image: Picture, shorter_side_px: int) -> Awaitable[DecodedImage]:
+    def decode(self, image: Picture, shorter_side_px: int, deadline_ns: int) -> Awaitable[DecodedImage]:
         """Decode to RGB, keeping at least `shorter_side_px` pixels of the shorter side if there are so many.
 
-        That is a network's resolution divided by its crop fraction, so that its centre crop loses nothing.
+        That is a network's resolution divided by its crop fraction, so that its centre crop loses nothing. Of the
+        pictures that wait, the one with the earliest deadline goes first, as in the queue behind.
 
         Raises (from the awaitable):
             InvalidImage: corrupt or truncated.

@@ -9,6 +9,8 @@ a bound that depends on the network and not on the sender. Never crops or resize
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -172,7 +174,7 @@ def _corrupt(format_name: str, error: Exception) -> InvalidImage:
 
 
 class PillowDecoder:
-    """`core.ports.Decoder` by Pillow. `close` it when no decode is awaited any more."""
+    """`core.ports.Decoder` by Pillow, the earliest deadline first. `close` it when no decode is awaited any more."""
 
     def __init__(self, threads: int, queue_size_max: int, pixels_max: int, *, clock: Clock | None = None) -> None:
         """At most `queue_size_max` pictures wait or are being decoded, on `threads` threads.
@@ -191,6 +193,8 @@ class PillowDecoder:
         self._clock = clock or MonotonicClock()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._lock = threading.Lock()
+        self._waiting: list[tuple[int, int, Picture, int, Future[RgbImage]]] = []
+        self._sequence = itertools.count()
         self._pending = 0
         self._recent_ns = 0
 
@@ -205,7 +209,7 @@ class PillowDecoder:
             return image_header.bounded(ImageHeader(PIXELS_FORMAT, image.width, image.height), self._pixels_max)
         return image_header.read_header(image, self._pixels_max)
 
-    async def decode(self, image: Picture, shorter_side_px: int) -> RgbImage:
+    async def decode(self, image: Picture, shorter_side_px: int, deadline_ns: int) -> RgbImage:
         """See `core.ports.Decoder.decode`. Cancelling the caller frees its place, if it was not begun.
 
         Raises:
@@ -215,13 +219,17 @@ class PillowDecoder:
             Overloaded: `queue_size_max` pictures are pending.
             NotReady: the decoder was closed.
         """
-        return await asyncio.wrap_future(self._submit(image, shorter_side_px))
+        return await asyncio.wrap_future(self._submit(image, shorter_side_px, deadline_ns))
 
     def close(self) -> None:
         """Drop what waits, wait for what runs, end the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        for *_, future in self._waiting:
+            future.cancel()
+        self._waiting.clear()
 
-    def _submit(self, image: Picture, shorter_side_px: int) -> Future[RgbImage]:
+    def _submit(self, image: Picture, shorter_side_px: int, deadline_ns: int) -> Future[RgbImage]:
+        future: Future[RgbImage] = Future()
         with self._lock:
             if self._pending >= self._queue_size_max:
                 raise Overloaded(
@@ -229,13 +237,26 @@ class PillowDecoder:
                     retry_after_ns=self._retry_after_ns(),
                 )
             self._pending += 1
-        try:
-            future = self._pool.submit(self._timed_decode, image, shorter_side_px)
-        except RuntimeError:
-            self._release()
-            raise NotReady("the server is shutting down; send the request to another replica") from None
+            place = (deadline_ns, next(self._sequence), image, shorter_side_px, future)
+            heapq.heappush(self._waiting, place)
         future.add_done_callback(self._release)
+        try:
+            # Whichever thread is free takes what is due first by then, not what was submitted with this call.
+            self._pool.submit(self._decode_next)
+        except RuntimeError:
+            future.cancel()
+            raise NotReady("the server is shutting down; send the request to another replica") from None
         return future
+
+    def _decode_next(self) -> None:
+        with self._lock:
+            _, _, image, shorter_side_px, future = heapq.heappop(self._waiting)
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(self._timed_decode(image, shorter_side_px))
+        except BaseException as error:  # noqa: BLE001  whatever it is belongs to the one who waits
+            future.set_exception(error)
 
     def _timed_decode(self, image: Picture, shorter_side_px: int) -> RgbImage:
         started_ns = self._clock.now_ns()

@@ -48,7 +48,7 @@ class FakeDecoder:
             raise InvalidImage("not an image")
         return ImageHeader("JPEG", 500, 400)
 
-    async def decode(self, image: Picture, resolution: int) -> DecodedImage:
+    async def decode(self, image: Picture, resolution: int, deadline_ns: int) -> DecodedImage:
         self.resolutions.append(resolution)
         if isinstance(image, RawPixels):
             return FakePixels(image.data)

@@ -276,14 +276,14 @@ def test_mutated_pictures_decode_or_raise_our_errors(small_pictures, data):
 
 
 async def _decode(decoder: PillowDecoder, data: bytes) -> RgbImage:
-    return await decoder.decode(data, 64)
+    return await decoder.decode(data, 64, 0)
 
 
 def test_pictures_are_decoded_side_by_side(photograph):
     """Awaiting several decodes gives each its own picture, in the order asked."""
 
     async def run() -> list[RgbImage]:
-        pictures = (decoder.decode(photograph, side) for side in (64, 128, 300))
+        pictures = (decoder.decode(photograph, side, 0) for side in (64, 128, 300))
         return await asyncio.gather(*pictures)
 
     decoder = PillowDecoder(2, 8, PIXELS_MAX)
@@ -316,14 +316,14 @@ def test_the_bound_counts_what_waits_and_what_runs(monkeypatch, photograph):
     decoder = PillowDecoder(1, 2, PIXELS_MAX)
 
     async def run() -> None:
-        tasks = [asyncio.ensure_future(decoder.decode(photograph, 64)) for _ in range(2)]
+        tasks = [asyncio.ensure_future(decoder.decode(photograph, 64, 0)) for _ in range(2)]
         await asyncio.to_thread(gate.arrived.acquire)
         with pytest.raises(Overloaded) as refused:
-            await decoder.decode(photograph, 64)
+            await decoder.decode(photograph, 64, 0)
         assert refused.value.retry_after_ns > 0
         gate.open.set()
         await asyncio.gather(*tasks)
-        assert (await decoder.decode(photograph, 64)).height == 100
+        assert (await decoder.decode(photograph, 64, 0)).height == 100
 
     try:
         asyncio.run(run())
@@ -344,12 +344,12 @@ def test_retry_after_follows_recent_decodes(monkeypatch, photograph):
     decoder = PillowDecoder(1, 1, PIXELS_MAX, clock=SlowClock())
 
     async def run() -> int:
-        await decoder.decode(photograph, 64)
+        await decoder.decode(photograph, 64, 0)
         gate = Gate(monkeypatch)
-        task = asyncio.ensure_future(decoder.decode(photograph, 64))
+        task = asyncio.ensure_future(decoder.decode(photograph, 64, 0))
         await asyncio.to_thread(gate.arrived.acquire)
         with pytest.raises(Overloaded) as refused:
-            await decoder.decode(photograph, 64)
+            await decoder.decode(photograph, 64, 0)
         gate.open.set()
         await task
         return refused.value.retry_after_ns
@@ -366,9 +366,9 @@ def test_a_cancelled_caller_frees_its_place(monkeypatch, photograph):
     decoder = PillowDecoder(1, 2, PIXELS_MAX)
 
     async def run() -> int:
-        running = asyncio.ensure_future(decoder.decode(photograph, 64))
+        running = asyncio.ensure_future(decoder.decode(photograph, 64, 0))
         await asyncio.to_thread(gate.arrived.acquire)
-        waiting = asyncio.ensure_future(decoder.decode(photograph, 64))
+        waiting = asyncio.ensure_future(decoder.decode(photograph, 64, 0))
         await asyncio.wait({waiting}, timeout=0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -450,3 +450,28 @@ def test_a_decoder_probes_and_takes_pixels(corners):
         assert asyncio.run(_decode(decoder, raw(corners(70, 50)))).width == 70
     finally:
         decoder.close()
+
+
+def test_the_earliest_deadline_is_decoded_first(monkeypatch, photograph):
+    """Of the pictures that wait for the one thread, the one that is due first goes first, then in order of arrival."""
+    gate = Gate(monkeypatch)
+    decoder = PillowDecoder(1, 8, PIXELS_MAX)
+    done: list[str] = []
+
+    async def decode(name: str, deadline_ns: int) -> None:
+        await decoder.decode(photograph, 64, deadline_ns)
+        done.append(name)
+
+    async def run() -> None:
+        first = asyncio.ensure_future(decode("first", 900))
+        await asyncio.to_thread(gate.arrived.acquire)
+        waiting = [asyncio.ensure_future(decode(name, due)) for name, due in [("c", 500), ("a", 100), ("b", 100)]]
+        await asyncio.wait(waiting, timeout=0)
+        gate.open.set()
+        await asyncio.gather(first, *waiting)
+
+    try:
+        asyncio.run(run())
+    finally:
+        decoder.close()
+    assert done == ["first", "a", "b", "c"]
