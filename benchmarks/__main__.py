@@ -9,6 +9,7 @@ from collections.abc import Sequence
 BENCHMARKS = {
     "planner": ("benchmarks.planner_cost", "what one decision of the planner costs"),
     "precision": ("benchmarks.precision", "what int8 gains over fp32, and what it loses"),
+    "bound": ("benchmarks.bound", "the server beside a bare loop on the same cores"),
     "simulation": ("benchmarks.simulation", "the scheduler on a fake clock beside an upper bound"),
     "replay": ("benchmarks.replay", "the real server under load, beside fixed variants"),
 }

@@ -31,7 +31,7 @@ from benchmarks.traffic import NS_PER_MS, ScheduledRequest, schedule
 
 ROOT = Path(__file__).parent.parent
 PHOTOGRAPHS = tuple(sorted((ROOT / "tests" / "photographs").glob("*.jpg")))
-VARIANTS = ("lite0", "lite1", "lite2")
+VARIANTS = ("lite0-int8", "lite1-int8", "lite2-int8", "lite2")
 IN_FLIGHT_MAX = 512
 CONNECTIONS_READY = 64
 SATURATING_CALLERS = 8

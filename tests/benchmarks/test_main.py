@@ -9,7 +9,7 @@ from benchmarks import __main__ as command
 
 def test_an_unknown_benchmark_is_refused_with_those_there_are():
     """A typing mistake ends the command before anything is measured."""
-    with pytest.raises(SystemExit, match="no benchmark 'replya'; there are planner, precision, simulation, replay"):
+    with pytest.raises(SystemExit, match="no benchmark 'replya'; there are planner, precision, bound, simulation, replay"):
         command.main(["replya"])
 
 

@@ -1,0 +1,88 @@
+"""HTTP load by `wrk`, whose own work per request is small enough to share two cores with what it measures.
+
+Posts photographs in turn over kept-alive connections, closed loop. Loopback only.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.http_connection import loopback_address
+
+_SCRIPT = """
+local paths, messages, at = {%s}, {}, 0
+function init()
+  for index, path in ipairs(paths) do
+    local file = assert(io.open(path, "rb"))
+    messages[index] = wrk.format("POST", wrk.path, {["Content-Type"] = "image/jpeg"}, file:read("*a"))
+    file:close()
+  end
+end
+function request()
+  at = at %% #messages + 1
+  return messages[at]
+end
+"""
+
+_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 60e3}
+
+
+class WrkError(Exception):
+    """No `wrk`, or answers that were no successes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What `wrk` measured: answers a second, and latencies in milliseconds."""
+
+    per_s: float
+    p50_ms: float
+    p99_ms: float
+
+
+def post(url: str, photographs: Sequence[Path], *, concurrency: int, duration_s: int) -> Load:
+    """Load `url` from `concurrency` connections.
+
+    Raises:
+        WrkError: it is not installed, or any request was not answered with success.
+        ValueError: `url` is not on this machine.
+    """
+    loopback_address(url)
+    if (wrk := shutil.which("wrk")) is None:
+        raise WrkError("this benchmark loads the server with wrk; install it, for instance with `apt install wrk`")
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(_SCRIPT % ", ".join(f"{str(path)!r}" for path in photographs))
+        script.flush()
+        command = [wrk, "-t1", f"-c{concurrency}", f"-d{duration_s}s", "--latency", "--timeout=30s", "-s", script.name]
+        done = subprocess.run([*command, url], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise WrkError(f"wrk ended with code {done.returncode}: {done.stdout}{done.stderr}")
+    return parse(done.stdout)
+
+
+def parse(printed: str) -> Load:
+    """Read what `wrk --latency` prints.
+
+    Raises:
+        WrkError: some answers were no successes, or the text is not wrk's.
+    """
+    for failure in ("Non-2xx", "Socket errors"):
+        if failure in printed:
+            raise WrkError(f"not every request succeeded: {printed}")
+    rate = re.search(r"^Requests/sec:\s+([\d.]+)", printed, re.MULTILINE)
+    if rate is None:
+        raise WrkError(f"not what wrk prints: {printed!r}")
+    return Load(float(rate[1]), _percentile(printed, 50), _percentile(printed, 99))
+
+
+def _percentile(printed: str, percent: int) -> float:
+    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)$", printed, re.MULTILINE)
+    if found is None:
+        raise WrkError(f"no {percent} % percentile in {printed!r}; is --latency missing?")
+    return float(found[1]) * _MS[found[2]]

@@ -1,0 +1,37 @@
+"""The bare loop classifies as the server does, and the report takes ratios within rounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.bare_loop import classify, loop
+from benchmarks.bound import Round, document
+from model_store.builder import BuildRequest, build_store
+from model_store.catalogue import Catalogue
+from model_store.sources import from_wheel
+from service.runtime.session import Session, SessionOptions
+
+ESPRESSO = Path(__file__).parent.parent / "photographs" / "espresso.jpg"
+ESPRESSO_CLASS = 967
+
+
+def test_the_bare_loop_does_the_whole_work(tmp_path) -> None:
+    """It finds the class of a real photograph, and counts at least one image however short its time."""
+    build_store(tmp_path, [BuildRequest("lite0", from_wheel("lite0"))])
+    entry = Catalogue.open(tmp_path).entries["lite0"]
+    session = Session(entry.read_model(), entry.variant, SessionOptions(1, 1))
+    photograph = ESPRESSO.read_bytes()
+    top = classify(session, photograph)
+    assert len(top) == 5
+    assert top[0][0] == ESPRESSO_CLASS
+    looped = loop(session, [photograph], 0.0)
+    assert looped.images == 1
+    assert looped.per_s > 0
+
+
+def test_ratios_are_taken_within_rounds() -> None:
+    """The median of ratios, not the ratio of medians: noise that slows a whole round cancels."""
+    rounds = [Round(100, 90, 5, 6), Round(50, 45, 10, 12), Round(100, 90, 5, 6)]
+    text = document({"lite0-int8": rounds}, "command")
+    assert "0.90 (0.90–0.90)" in text
+    assert "1.20 (1.20–1.20)" in text

@@ -1,0 +1,57 @@
+"""Reading what wrk prints: figures of a clean run, and no figures of one with failures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import wrk
+
+CLEAN = """Running 2s test @ http://127.0.0.1:8000/classify
+  1 threads and 8 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency    47.60ms    5.02ms  65.20ms   70.59%
+    Req/Sec   168.25     15.33   191.00     65.00%
+  Latency Distribution
+     50%  {p50}
+     75%   50.60ms
+     90%   54.03ms
+     99%    1.06s
+  337 requests in 2.00s, 320.33KB read
+Requests/sec:    168.12
+Transfer/sec:    159.80KB
+"""
+
+
+@pytest.mark.parametrize(("printed", "p50_ms"), [("47.25ms", 47.25), ("812.00us", 0.812), ("1.50s", 1500.0)])
+def test_rate_and_percentiles_are_read_in_milliseconds(printed: str, p50_ms: float) -> None:
+    """Whatever unit wrk chose, latencies come out in milliseconds."""
+    found = wrk.parse(CLEAN.format(p50=printed))
+    assert found == wrk.Load(168.12, pytest.approx(p50_ms), pytest.approx(1060.0))
+
+
+@pytest.mark.parametrize("line", ["  Non-2xx or 3xx responses: 3\n", "  Socket errors: connect 0, read 1, write 0\n"])
+def test_a_run_with_failures_has_no_figures(line: str) -> None:
+    """Refusals are fast; a rate that counts them would flatter."""
+    with pytest.raises(wrk.WrkError, match="not every request succeeded"):
+        wrk.parse(CLEAN.format(p50="1.00ms") + line)
+
+
+def test_text_of_something_else_is_refused() -> None:
+    """What has no rate in it is not wrk's."""
+    with pytest.raises(wrk.WrkError, match="not what wrk prints"):
+        wrk.parse("hello")
+
+
+def test_load_stays_on_this_machine() -> None:
+    """Another host is refused before anything is sent."""
+    with pytest.raises(ValueError, match="only sent to this machine"):
+        wrk.post("http://198.51.100.7:80/classify", [Path("a.jpg")], concurrency=1, duration_s=1)
+
+
+def test_without_wrk_the_error_says_how_to_get_it(monkeypatch) -> None:
+    """The message names the package."""
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(wrk.WrkError, match="apt install wrk"):
+        wrk.post("http://127.0.0.1:9/classify", [Path("a.jpg")], concurrency=1, duration_s=1)
