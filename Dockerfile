@@ -69,6 +69,7 @@ COPY deploy/container/healthcheck.py /usr/local/lib/phiserve/healthcheck.py
 ENV PATH=/opt/phiserve/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     PHISERVE_HOST=0.0.0.0 \
     PHISERVE_STORE=/var/lib/phiserve/store
 USER 10001:10001
