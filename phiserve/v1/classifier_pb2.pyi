@@ -148,6 +148,7 @@ class Variant(_message.Message):
     RESOLUTION_FIELD_NUMBER: _builtins.int
     TOP1_FIELD_NUMBER: _builtins.int
     TRAINED_FIELD_NUMBER: _builtins.int
+    ROUTABLE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Such as "lite0"."""
     precision: _builtins.str
@@ -158,6 +159,8 @@ class Variant(_message.Message):
     """ImageNet top-1 in percent; absent where nobody measured it."""
     trained: _builtins.bool
     """False: seeded weights, whose predictions mean nothing."""
+    routable: _builtins.bool
+    """False: on the menu but not served, since it is untrained and the operator did not allow such."""
     def __init__(
         self,
         *,
@@ -166,10 +169,11 @@ class Variant(_message.Message):
         resolution: _builtins.int = ...,
         top1: _builtins.float | None = ...,
         trained: _builtins.bool = ...,
+        routable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_top1", b"_top1", "top1", b"top1"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top1", b"_top1", "name", b"name", "precision", b"precision", "resolution", b"resolution", "top1", b"top1", "trained", b"trained"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top1", b"_top1", "name", b"name", "precision", b"precision", "resolution", b"resolution", "routable", b"routable", "top1", b"top1", "trained", b"trained"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__top1: _TypeAlias = _typing.Literal["top1"]  # noqa: Y015
     _WhichOneofArgType__top1: _TypeAlias = _typing.Literal["_top1", b"_top1"]  # noqa: Y015
@@ -356,7 +360,7 @@ Global___ListVariantsRequest: _TypeAlias = ListVariantsRequest  # noqa: Y015
 
 @_typing.final
 class ListVariantsResponse(_message.Message):
-    """What can be asked for."""
+    """The menu."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

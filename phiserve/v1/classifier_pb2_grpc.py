@@ -75,7 +75,7 @@ class ClassifierServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListVariants(self, request, context):
-        """Lists what can be asked for, most accurate first.
+        """Lists the menu, most accurate first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,7 +43,7 @@ class ClassifierStub:
     the server stops reading, so that the sender's writes wait. Read answers while sending, or both sides wait.
     """
     ListVariants: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.ListVariantsRequest, _classifier_pb2.ListVariantsResponse]
-    """Lists what can be asked for, most accurate first."""
+    """Lists the menu, most accurate first."""
 
 @_typing.type_check_only
 class ClassifierAsyncStub(ClassifierStub):
@@ -60,7 +60,7 @@ class ClassifierAsyncStub(ClassifierStub):
     the server stops reading, so that the sender's writes wait. Read answers while sending, or both sides wait.
     """
     ListVariants: _aio.UnaryUnaryMultiCallable[_classifier_pb2.ListVariantsRequest, _classifier_pb2.ListVariantsResponse]  # type: ignore[assignment]
-    """Lists what can be asked for, most accurate first."""
+    """Lists the menu, most accurate first."""
 
 class ClassifierServicer(metaclass=_abc_1.ABCMeta):
     """Classifies images with the most accurate variant that makes each request's latency budget."""
@@ -92,6 +92,6 @@ class ClassifierServicer(metaclass=_abc_1.ABCMeta):
         request: _classifier_pb2.ListVariantsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_classifier_pb2.ListVariantsResponse, _abc.Awaitable[_classifier_pb2.ListVariantsResponse]]:
-        """Lists what can be asked for, most accurate first."""
+        """Lists the menu, most accurate first."""
 
 def add_ClassifierServicer_to_server(servicer: ClassifierServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
