@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 HOST ?= 127.0.0.1
 PORT ?= 8000
+GRPC_PORT ?= 8001
 STORE ?= model_store/artifacts
 VARIANTS ?= lite0 lite0-int8 lite1 lite1-int8 lite2 lite2-int8
 SERVE_FLAGS ?=
@@ -35,8 +36,8 @@ $(dev_ready): pyproject.toml constraints.txt | $(bin)/python
 store: $(serve_ready) ## Build the model store (VARIANTS="lite0 lite0-int8 …")
 	@$(bin)/phiserve store build $(VARIANTS) --store $(STORE)
 
-serve: store ## Serve on http://127.0.0.1:8000 (PORT=, HOST=, STORE=, SERVE_FLAGS=)
-	@exec $(bin)/phiserve serve --host $(HOST) --port $(PORT) --store $(STORE) $(SERVE_FLAGS)
+serve: store ## Serve on http://127.0.0.1:8000 and grpc://…:8001 (PORT=, GRPC_PORT=, HOST=, STORE=, SERVE_FLAGS=)
+	@exec $(bin)/phiserve serve --host $(HOST) --port $(PORT) --grpc-port $(GRPC_PORT) --store $(STORE) $(SERVE_FLAGS)
 
 test: $(dev_ready) ## Run the tests (PYTEST_FLAGS=)
 	@$(bin)/python -m pytest $(PYTEST_FLAGS)

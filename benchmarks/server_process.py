@@ -116,7 +116,7 @@ def _start(store: Path, variants: Sequence[str], log: int) -> subprocess.Popen[s
     flags = [flag for name in variants for flag in ("--variant", name)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PHISERVE_")}
     return subprocess.Popen(
-        [phiserve, "serve", "--port", "0", "--store", store, "--log-level", "warning", *flags],
+        [phiserve, "serve", "--port", "0", "--grpc", "off", "--store", store, "--log-level", "warning", *flags],
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,

@@ -10,15 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
-import socket
-from collections.abc import Callable, Collection, Coroutine, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 from model_store.catalogue import Catalogue, CatalogueEntry, StoreError
 from model_store.latency_profile import MachineProfile
+from service import serving
 from service.core.batch_planner import BatchPlanner, PlannerSettings
 from service.core.clock import MonotonicClock
 from service.core.deadline_queue import DeadlineQueue
@@ -29,28 +27,22 @@ from service.core.load import LoadEstimator
 from service.core.menu import Choice, Menu
 from service.core.scheduler import Scheduler, SchedulerSettings
 from service.core.tally import Tally
-from service.frontends.oip_request import OipLimits
-from service.frontends.oip_rest import install_oip_rest
-from service.frontends.oip_service import OipService
-from service.frontends.oip_statistics import Statistics
-from service.frontends.rest_api import RestLimits, create_rest_api
-from service.http_server import HttpServer, ListenError, bind, loop_factory
+from service.fronts import build_fronts
+from service.http_server import ListenError, loop_factory
 from service.runtime.decode import PillowDecoder
 from service.runtime.machine import available_cores
 from service.runtime.profile_cache import load_or_calibrate
 from service.runtime.session import Provider, SessionError, available_providers, open_sessions, resolve_provider
 from service.runtime.worker_pool import WorkerPool
+from service.serving import Announce, Ports
 from service.settings import Settings
-from service.telemetry.logs import bind_request_id
 from service.telemetry.metrics import PrometheusInstrument, create_registry
+from service.tls import TlsError
 
 logger = logging.getLogger(__name__)
 
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
-
-_LAST_ANSWERS_S = 0.5
-"""How long the answers to what was refused at the end may take to be written."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total) while the server starts."""
@@ -171,7 +163,7 @@ def profile_store(settings: Settings, progress: Progress, *, force: bool) -> tup
 def _start_errors() -> Generator[None]:
     try:
         yield
-    except (StoreError, SessionError, ListenError) as error:
+    except (StoreError, SessionError, ListenError, TlsError) as error:
         raise StartError(str(error)) from error
 
 
@@ -269,115 +261,30 @@ def _build_scheduler(settings: Settings, machine: Machine, menu: Menu, profile: 
     )
 
 
-def take_port(settings: Settings) -> socket.socket:
-    """The listener for `run_server`, not open yet.
+def take_ports(settings: Settings) -> Ports:
+    """The ports for `run_server`, not open yet.
 
     Raises:
-        StartError: the address is in use or not ours.
+        StartError: an address is in use or not ours, or the TLS files cannot be used.
     """
     with _start_errors():
-        return bind(settings.host, settings.port)
+        return serving.take_ports(settings)
 
 
-def run_server(server: Server, listener: socket.socket, announce: Callable[[str], None]) -> bool:
-    """Serve on `listener` until SIGTERM or SIGINT, then drain; `announce` gets the URL once the port is open.
+def run_server(server: Server, ports: Ports, announce: Announce) -> bool:
+    """Serve on `ports` until SIGTERM or SIGINT, then drain; `announce` gets the URLs once they are open.
 
     False if a run has outlasted the drain and is still going on in its thread.
 
     Raises:
         StartError: another process opened the same port while this one was starting.
     """
+
+    async def run() -> None:
+        fronts = build_fronts(server.settings, server.engine, server.instrument, server.tally, ports)
+        await serving.serve(server.engine, fronts, server.settings, announce)
+
     with _start_errors(), asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(server, listener, announce))
+        runner.run(run())
     server.decoder.close()
     return server.workers.close(NS_PER_S)
-
-
-def _http_server(server: Server, listener: socket.socket) -> HttpServer:
-    settings = server.settings
-    api = create_rest_api(
-        server.engine,
-        limits=RestLimits(
-            image_bytes_max=settings.image_bytes_max,
-            body_bytes_max=settings.body_bytes_max,
-            images_per_request_max=settings.images_per_request_max,
-            top_k_max=settings.top_k_max,
-        ),
-        metrics_page=server.instrument.metrics_page,
-        version=version("phiserve"),
-        bind_request_id=bind_request_id,
-    )
-    install_oip_rest(api, _oip_service(server), _oip_statistics(server), version=version("phiserve"))
-    return HttpServer(api, listener)
-
-
-def _oip_service(server: Server) -> OipService:
-    settings = server.settings
-    return OipService(
-        server.engine,
-        OipLimits(
-            image_bytes_max=settings.image_bytes_max,
-            body_bytes_max=settings.body_bytes_max,
-            images_max=settings.images_per_request_max,
-            top_k_max=settings.top_k_max,
-        ),
-    )
-
-
-def _oip_statistics(server: Server) -> Statistics:
-    return Statistics(server.tally, server.engine.now_ns)
-
-
-async def _serve(server: Server, listener: socket.socket, announce: Callable[[str], None]) -> None:
-    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
-    http = _http_server(server, listener)
-    server.engine.open()
-    await http.start()
-    announce(http.url)
-    stopped = asyncio.create_task(signals.get())
-    await asyncio.wait({http.ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    if stopped.done():
-        await _drain(server, http, stopped.result(), signals)
-    else:
-        stopped.cancel()
-        await http.ended  # it only ends by itself with an error
-
-
-async def _drain(
-    server: Server, http: HttpServer, received: signal.Signals, signals: asyncio.Queue[signal.Signals]
-) -> None:
-    """Not ready at once; after a notice, refuse and finish what is in service; then close the port.
-
-    Ctrl-C gives no notice, since whoever presses it looks at no load balancer. A second signal ends the stage it
-    finds: the notice, the wait for what is in service, or the wait for what is still being sent.
-    """
-    settings, engine = server.settings, server.engine
-    logger.info("%s received, draining", received.name)
-    engine.announce_drain()
-    http.drain()
-    if received is signal.SIGTERM:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(signals.get(), settings.drain_notice_s)
-    timeout_ns = round(settings.drain_timeout_s * NS_PER_S)
-    ends_ns = engine.now_ns() + timeout_ns
-    settled = await _until_signal(engine.drain(timeout_ns), signals)
-    if not settled:
-        await engine.drain(0)
-    left_s = (ends_ns - engine.now_ns()) / NS_PER_S if settled else 0.0
-    arrived = await _until_signal(http.stop(max(_LAST_ANSWERS_S, left_s)), signals)
-    if not arrived:
-        await http.stop(_LAST_ANSWERS_S)
-    logger.info("drained" if settled and arrived else "drain ended early; what was left has been refused")
-
-
-async def _until_signal(work: Coroutine[Any, Any, bool], signals: asyncio.Queue[signal.Signals]) -> bool:
-    """The result of `work`; False if a signal came first."""
-    working, signalled = asyncio.create_task(work), asyncio.create_task(signals.get())
-    await asyncio.wait({working, signalled}, return_when=asyncio.FIRST_COMPLETED)
-    signalled.cancel()
-    if working.done():
-        return working.result()
-    working.cancel()
-    return False

@@ -37,7 +37,7 @@ _LEAVE_PROGRESS_BAR = "\n\x1b[?25h"
 
 StoreOption = Annotated[Path | None, typer.Option("--store", help="The store's folder.", show_default=False)]
 
-_SERVE_HELP = """Serve the model store over REST.
+_SERVE_HELP = """Serve the model store over REST and gRPC.
 
 Loads and warms every variant, measures each on this machine (cached per machine, model and runtime), and only
 then takes requests. SIGTERM or Ctrl-C drains: no request in service is lost.
@@ -157,24 +157,25 @@ def _stages(console: Console) -> Generator[Callable[[str, int, int], None]]:
 
 
 def _serve(settings: Settings) -> None:
-    from service.app import StartError, build_server, run_server, take_port  # noqa: PLC0415 - loads ONNX Runtime and FastAPI
+    from service.app import StartError, build_server, run_server, take_ports  # noqa: PLC0415 - loads ONNX Runtime and FastAPI
     from service.telemetry.logs import LogFormat, configure_logging  # noqa: PLC0415 - as above
 
     configure_logging(level=logging.getLevelName(settings.log_level.upper()), log_format=LogFormat(settings.log_format))
 
-    def announce(url: str) -> None:
+    def announce(url: str, grpc_url: str | None) -> None:
         names = ", ".join(row.variant.name for row in server.engine.variants() if row.routable)
         typer.echo(
             f"phiserve serves {names} on {url}\n"
             f"  curl --data-binary @photo.jpg '{url}/classify?budget_ms=50'\n"
             f"  {url}/docs shows the API, {url}/variants what each budget gets"
+            + ("" if grpc_url is None else f"\n  phiserve classify photo.jpg --url {grpc_url}")
         )
 
     try:
-        with take_port(settings) as listener:
+        with take_ports(settings) as ports:
             with _stoppable("the server was ready", exit_code=0), _stages(Console(stderr=True)) as show:
                 server = build_server(settings, show)
-            all_ended = run_server(server, listener, announce)
+            all_ended = run_server(server, ports, announce)
     except StartError as error:
         raise _fail(str(error)) from error
     if not all_ended:

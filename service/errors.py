@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Self
 
 
 class PhiserveError(Exception):
@@ -55,6 +56,11 @@ class InvalidArgument(PhiserveError):
 
 class ImageTooLarge(PhiserveError):
     """The image has more bytes or more pixels than the server takes."""
+
+    @classmethod
+    def beyond(cls, bytes_max: int) -> Self:
+        """What is said, whatever the wire, of an image or body of more than `bytes_max` bytes."""
+        return cls(f"at most {bytes_max} bytes are taken; send a smaller or more strongly compressed image")
 
 
 class UnsupportedMediaType(PhiserveError):

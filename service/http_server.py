@@ -9,12 +9,14 @@ import asyncio
 import contextlib
 import math
 import socket
+import ssl
 from collections.abc import Callable, Generator
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from service.frontends.http_drain import HttpDrain
+from service.tls import TlsFiles
 
 BACKLOG = 2048
 FLUSH_S = 1.0
@@ -25,8 +27,10 @@ class ListenError(Exception):
     """The address cannot be listened on. The message names the flags that choose another."""
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, flag: str = "--port") -> socket.socket:
     """Take the port without opening it, so that one in use is an error before anything is loaded.
+
+    `flag` is the setting that chooses another, for the error to name.
 
     Raises:
         ListenError: the address is in use, not ours, or no address.
@@ -39,12 +43,12 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise _cannot_listen(host, port, error) from error
+        raise _cannot_listen(host, port, error, flag) from error
     return listener
 
 
-def _cannot_listen(host: str, port: int, error: OSError) -> ListenError:
-    return ListenError(f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port or --host")
+def _cannot_listen(host: str, port: int, error: OSError, flag: str = "--port") -> ListenError:
+    return ListenError(f"cannot listen on {host}:{port} ({error.strerror}); choose another with {flag} or --host")
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -59,8 +63,9 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 class HttpServer:
     """One application on one listener. `start`, then `drain`, then `stop`; `ended` is done if it fails between."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
-        """`listener` comes from `bind`."""
+    def __init__(self, app: ASGIApp, listener: socket.socket, tls: TlsFiles | None = None) -> None:
+        """`listener` comes from `bind`; `tls` must have been checked."""
+        self._scheme = "http" if tls is None else "https"
         self._listener = listener
         self._drain = HttpDrain(app)
         self._uvicorn = _Uvicorn(
@@ -71,6 +76,10 @@ class HttpServer:
                 lifespan="off",
                 server_header=False,
                 backlog=BACKLOG,
+                ssl_certfile=None if tls is None else tls.cert,
+                ssl_keyfile=None if tls is None else tls.key,
+                ssl_ca_certs=None if tls is None or tls.client_ca is None else str(tls.client_ca),
+                ssl_cert_reqs=ssl.CERT_NONE if tls is None or tls.client_ca is None else ssl.CERT_REQUIRED,
             )
         )
         self.ended: asyncio.Task[None]
@@ -79,7 +88,7 @@ class HttpServer:
     def url(self) -> str:
         """Where it listens, with the port it was given where 0 was asked for."""
         host, port = self._listener.getsockname()[:2]
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        return f"{self._scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def start(self) -> None:
         """Open the port: when this returns, the first connection is accepted.

@@ -16,6 +16,7 @@ from model_store.store_root import default_store_root
 
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
 LogFormat = Literal["auto", "text", "json"]
+Switch = Literal["on", "off"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -42,6 +43,16 @@ class Settings:
 
     host: Annotated[str, Knob("Address to listen on. Set to 0.0.0.0 to serve other machines.")] = "127.0.0.1"
     port: Annotated[int, Knob("Port of the REST API; 0 takes a free one.", 0, 65535)] = 8000
+    grpc_port: Annotated[int, Knob("Port of the gRPC services; 0 takes a free one.", 0, 65535)] = 8001
+    grpc: Annotated[Switch, Knob("Whether gRPC is served. Switch it off where only HTTP may be open.")] = "on"
+    tls_cert: Annotated[
+        Path | None, Knob("Certificate chain as a PEM file: both ports then speak TLS only. Needs --tls-key.")
+    ] = None
+    tls_key: Annotated[Path | None, Knob("The certificate's key as a PEM file, without a passphrase.")] = None
+    tls_client_ca: Annotated[
+        Path | None,
+        Knob("Authorities that vouch for clients, as a PEM file: callers without such a certificate are refused."),
+    ] = None
     store: Annotated[Path, Knob("Folder of the model store that `phiserve store build` filled.")] = field(
         default_factory=default_store_root
     )
@@ -77,6 +88,25 @@ class Settings:
     body_bytes_max: Annotated[int, Knob("Largest body of a multipart request, in bytes.", 1, 2**31)] = 64 * 1024**2
     image_pixels_max: Annotated[int, Knob("Largest image, in pixels.", 1, 178_956_970)] = 50_000_000
     images_per_request_max: Annotated[int, Knob("Most images in one multipart request.", 1, 256)] = 16
+    grpc_concurrent_rpcs_max: Annotated[
+        int,
+        Knob("gRPC calls in progress, a stream being one; beyond it callers get RESOURCE_EXHAUSTED.", 1, 1_000_000),
+    ] = 2048
+    grpc_keepalive_s: Annotated[
+        float,
+        Knob(
+            "Silence on a gRPC connection after which its peer is asked whether it lives, in seconds. Lower it behind "
+            "proxies that drop silent connections sooner.",
+            1,
+            86_400,
+        ),
+    ] = 60.0
+    stream_frames_max: Annotated[
+        int, Knob("Frames of one stream that are read and not yet answered; then the sender waits.", 1, 10_000)
+    ] = 32
+    stream_in_service_max: Annotated[
+        int, Knob("Those of them that the scheduler knows of at a time; the rest wait in the stream.", 1, 10_000)
+    ] = 8
     top_k_max: Annotated[int, Knob("Most classes a request may ask for.", 1, 10_000)] = 100
     budget_ms_default: Annotated[float, Knob("Budget of a request that names none, in ms.", 1, 3_600_000)] = 1000.0
     budget_ms_max: Annotated[float, Knob("Largest budget a request may name, in ms.", 1, 3_600_000)] = 60_000.0
@@ -114,6 +144,14 @@ class Settings:
                 f"{flag('admitted_max')} ({self.admitted_max}) is below {flag('queue_size_max')} "
                 f"({self.queue_size_max}); the queue could never fill"
             )
+        if self.stream_frames_max < self.stream_in_service_max:
+            raise SettingsError(
+                f"{flag('stream_frames_max')} ({self.stream_frames_max}) is below {flag('stream_in_service_max')} "
+                f"({self.stream_in_service_max}); so many could never be in service"
+            )
+        for name, needed in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("tls_client_ca", "tls_cert")):
+            if getattr(self, name) is not None and getattr(self, needed) is None:
+                raise SettingsError(f"{flag(name)} is given without {flag(needed)}; add {flag(needed)} FILE")
 
 
 @functools.cache

@@ -60,6 +60,18 @@ rule(
 rule("service.frontends.status_codes", {"service.errors"})
 rule("service.frontends.inference", {"service.frontends.inference"}, {"google", "grpc"})
 rule("service.frontends.oip_grpc", {"service.frontends", "service.errors"}, {"grpc"})
+rule("service.frontends.grpc_envelope", {"service.frontends", "service.errors"}, {"grpc", "grpc_status"})
+rule("service.frontends.grpc_attendants", set(), {"grpc"})
+rule("service.frontends.grpc_status", {"service.frontends", "service.errors"}, {"google", "grpc"})
+rule(
+    "service.frontends.grpc_classifier",
+    {"service.frontends", "service.core.engine", "service.core.request", "service.errors", "phiserve.v1"},
+    {"grpc"},
+)
+rule(
+    "service.frontends.grpc_messages",
+    {"service.frontends", "service.core.engine", "service.core.request", "service.errors", "phiserve.v1"} | READ_SIDE,
+)
 rule("service.telemetry", {"service.telemetry", "service.core.instrument", "service.core.request"}, {"orjson"})
 rule(
     "service.telemetry.metrics",
@@ -74,7 +86,18 @@ rule(
 )
 rule("service.profile_report", {"service.core", "model_store.latency_profile"})
 rule("service.app", {"service", "model_store"})
-rule("service.http_server", {"service.frontends"}, {"starlette", "uvicorn", "uvloop"})
+rule("service.tls", set())
+rule("service.http_server", {"service.frontends", "service.tls"}, {"starlette", "uvicorn", "uvloop"})
+rule(
+    "service.grpc_server",
+    {"service.frontends", "service.http_server", "service.tls"},
+    {"grpc", "grpc_health", "grpc_reflection"},
+)
+rule(
+    "service.serving",
+    {"service.core.engine", "service.http_server", "service.grpc_server", "service.settings", "service.tls"},
+)
+rule("service.fronts", {"service", "phiserve.v1"}, {"fastapi"})
 rule("service.cli", {"service", "model_store"}, {"typer", "rich"})
 rule("service.__main__", {"service"}, {"typer"})
 rule("phiserve", {"phiserve"}, {"httpx", "orjson", "typer", "rich"})

@@ -79,7 +79,7 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
     async for chunk in request.stream():
         size += len(chunk)
         if size > bytes_max:
-            raise _too_large(bytes_max)
+            raise BodyTooLarge.beyond(bytes_max)
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -103,7 +103,7 @@ async def _read_multipart(request: Request, content_type: str, limits: BodyLimit
         async for chunk in request.stream():
             size += len(chunk)
             if size > limits.body_bytes_max:
-                raise _too_large(limits.body_bytes_max)
+                raise BodyTooLarge.beyond(limits.body_bytes_max)
             collector.feed(chunk)
         return collector.finish()
     except FormParserError as error:
@@ -180,7 +180,7 @@ class _PartCollector:
 
     def _end_part(self) -> None:
         if len(self._content) > self._limits.image_bytes_max:
-            self._images.append(ImageTooLarge(_limit_sentence(self._limits.image_bytes_max)))
+            self._images.append(ImageTooLarge.beyond(self._limits.image_bytes_max))
         else:
             self._images.append(bytes(self._content))
         self._content = bytearray()
@@ -199,12 +199,4 @@ def _check_content_length(headers: Mapping[str, str], bytes_max: int) -> None:
     if not (declared.isascii() and declared.isdecimal()):
         return  # absent, or the HTTP server's to refuse
     if len(declared) > len(str(bytes_max)) + 9 or int(declared) > bytes_max:
-        raise _too_large(bytes_max)
-
-
-def _too_large(bytes_max: int) -> BodyTooLarge:
-    return BodyTooLarge(_limit_sentence(bytes_max))
-
-
-def _limit_sentence(bytes_max: int) -> str:
-    return f"at most {bytes_max} bytes are taken; send a smaller or more strongly compressed image"
+        raise BodyTooLarge.beyond(bytes_max)

@@ -38,7 +38,7 @@ class ServerProcess:
 
     def __init__(self, *arguments: str | Path) -> None:
         self.process = subprocess.Popen(
-            [PHISERVE, "serve", "--port", "0", *arguments],
+            [PHISERVE, "serve", "--port", "0", "--grpc-port", "0", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -37,7 +37,7 @@ def client(family_store) -> Iterator[httpx.Client]:
 
 def test_untrained_variants_are_not_served_unasked(family_store) -> None:
     """The start is refused in one line that says how to get trained ones, or to serve these all the same."""
-    ended = run_phiserve("serve", "--port", "0", "--store", family_store)
+    ended = run_phiserve("serve", "--port", "0", "--grpc-port", "0", "--store", family_store)
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert "phiserve store build lite0" in ended.stderr

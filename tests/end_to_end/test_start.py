@@ -16,7 +16,7 @@ MEASURES = "profiling"
 
 def refusal(*arguments: str | Path) -> str:
     """The only line that a refused start writes."""
-    ended = run_phiserve("serve", "--port", "0", *arguments)
+    ended = run_phiserve("serve", "--port", "0", "--grpc-port", "0", *arguments)
     assert ended.returncode == 2, ended
     assert ended.stdout == ""
     assert ended.stderr.startswith("phiserve: ")

@@ -11,7 +11,7 @@ import pytest
 
 from model_store.builder import BuildRequest, build_store
 from model_store.sources import from_untrained, from_wheel
-from service.app import StartError, build_server, plan_machine, profile_store, take_port
+from service.app import StartError, build_server, plan_machine, profile_store, take_ports
 from service.core.engine import Readiness
 from service.core.request import RequestOptions, RoutingPolicy
 from service.errors import NotReady, UnknownVariant
@@ -165,7 +165,20 @@ def test_a_graph_that_cannot_be_loaded_is_refused_by_name(mixed_store, settings,
         build_server(settings(store=store), lambda *_: None)
 
 
-def test_a_port_in_use_is_a_start_error() -> None:
-    """So that every reason not to start ends in the same kind of line."""
-    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(StartError, match="--port"):
-        take_port(Settings(port=other.getsockname()[1]))
+@pytest.mark.parametrize(("setting", "flag"), [("port", "--port"), ("grpc_port", "--grpc-port")])
+def test_a_port_in_use_is_a_start_error(setting, flag) -> None:
+    """So that every reason not to start ends in the same kind of line, which names the flag that chooses another."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        ports = {"port": 0, "grpc_port": 0} | {setting: other.getsockname()[1]}
+        with pytest.raises(StartError, match=f"Address already in use.*choose another with {flag} or"):
+            take_ports(Settings(**ports))
+
+
+def test_ports_are_taken_and_not_open() -> None:
+    """Both refuse callers until the server is ready; without gRPC there is no second one."""
+    with take_ports(Settings(port=0, grpc_port=0)) as ports:
+        for listener in (ports.http, ports.grpc):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(listener.getsockname(), 1)
+    with take_ports(Settings(port=0, grpc="off")) as ports:
+        assert ports.grpc is None

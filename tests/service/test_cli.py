@@ -13,11 +13,17 @@ import service.app
 from service.app import StartError
 from service.cli import add_server_commands, evaluate
 from service.settings import Settings, environment_variable, flag
+from tests.fakes.pki import Pki, make_pki
 
 # One value for each setting, unlike its default.
 GIVEN = {
     "host": ("localhost", "localhost"),
     "port": ("0", 0),
+    "grpc_port": ("0", 0),
+    "grpc": ("off", "off"),
+    "tls_cert": ("server.pem", Path("server.pem")),
+    "tls_key": ("server.key", Path("server.key")),
+    "tls_client_ca": ("ca.pem", Path("ca.pem")),
     "store": ("/somewhere/store", Path("/somewhere/store")),
     "variants": ("lite0", ("lite0",)),
     "allow_untrained": (None, True),
@@ -32,6 +38,10 @@ GIVEN = {
     "body_bytes_max": ("30000000", 30_000_000),
     "image_pixels_max": ("1234567", 1_234_567),
     "images_per_request_max": ("2", 2),
+    "grpc_concurrent_rpcs_max": ("50", 50),
+    "grpc_keepalive_s": ("5.5", 5.5),
+    "stream_frames_max": ("12", 12),
+    "stream_in_service_max": ("3", 3),
     "top_k_max": ("9", 9),
     "budget_ms_default": ("12.5", 12.5),
     "budget_ms_max": ("5000", 5000.0),
@@ -41,6 +51,11 @@ GIVEN = {
     "log_level": ("error", "error"),
     "log_format": ("json", "json"),
 }
+
+# Settings that make no sense alone, with what they need.
+NEEDED = {"tls_cert": ("tls_key",), "tls_key": ("tls_cert",), "tls_client_ca": ("tls_cert", "tls_key")}
+FREE_PORTS = {"port": 0, "grpc_port": 0}
+NO_PORTS = ("--port", "0", "--grpc", "off")
 
 
 class Commands:
@@ -71,8 +86,14 @@ class Commands:
         return self.settings
 
 
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory) -> Pki:
+    return make_pki(tmp_path_factory.mktemp("pki"))
+
+
 @pytest.fixture
-def commands(monkeypatch) -> Commands:
+def commands(monkeypatch, pki) -> Commands:
+    monkeypatch.chdir(pki.folder)
     for name in GIVEN:
         monkeypatch.delenv(environment_variable(name), raising=False)
     return Commands(monkeypatch)
@@ -80,6 +101,10 @@ def commands(monkeypatch) -> Commands:
 
 def flag_of(name: str) -> str:
     return "--variant" if name == "variants" else flag(name)
+
+
+def expected(name: str) -> Settings:
+    return Settings(**(FREE_PORTS | {given: GIVEN[given][1] for given in (*NEEDED.get(name, ()), name)}))
 
 
 def test_every_setting_is_tested() -> None:
@@ -92,34 +117,33 @@ def test_every_setting_is_tested() -> None:
 @pytest.mark.parametrize("name", GIVEN)
 def test_a_flag_sets_its_setting_and_no_other(commands, name) -> None:
     """Each field has a flag; the rest keeps its default."""
-    text, value = GIVEN[name]
-    given = [flag_of(name)] if text is None else [flag_of(name), text]
-    port = [] if name == "port" else ["--port", "0"]
-    settings = commands.accepted("serve", *port, *given)
-    assert settings == Settings(**{"port": 0, name: value})
+    arguments = []
+    for given in (*(FREE_PORTS.keys() - {name}), *NEEDED.get(name, ()), name):
+        text, _ = GIVEN[given]
+        arguments += [flag_of(given)] if text is None else [flag_of(given), text]
+    assert commands.accepted("serve", *arguments) == expected(name)
 
 
 @pytest.mark.parametrize("name", GIVEN)
 def test_a_variable_sets_its_setting_and_no_other(commands, name) -> None:
     """Each field has a `PHISERVE_` variable."""
-    text, value = GIVEN[name]
-    environment = {environment_variable(name): text or "1"}
-    port = [] if name == "port" else ["--port", "0"]
-    settings = commands.accepted("serve", *port, **environment)
-    expected = Settings(**{"port": 0, name: value})
-    assert settings == expected
+    given = (*FREE_PORTS, *NEEDED.get(name, ()), name)
+    environment = {environment_variable(given): GIVEN[given][0] or "1" for given in given}
+    assert commands.accepted("serve", **environment) == expected(name)
 
 
 def test_a_flag_wins_over_its_variable(commands) -> None:
     """What is typed overrules what is configured."""
-    settings = commands.accepted("serve", "--port", "0", "--workers", "2", PHISERVE_WORKERS="5", PHISERVE_TOP_K_MAX="3")
+    settings = commands.accepted(
+        "serve", "--port", "0", "--grpc", "off", "--workers", "2", PHISERVE_WORKERS="5", PHISERVE_TOP_K_MAX="3"
+    )
     assert (settings.workers, settings.top_k_max) == (2, 3)
 
 
 def test_several_variants_can_be_named(commands) -> None:
     """The flag is repeated; the variable takes names with spaces between."""
-    by_flag = commands.accepted("serve", "--port", "0", "--variant", "lite0", "--variant", "b3-fp16")
-    by_variable = commands.accepted("serve", "--port", "0", PHISERVE_VARIANTS="lite0 b3-fp16")
+    by_flag = commands.accepted("serve", *NO_PORTS, "--variant", "lite0", "--variant", "b3-fp16")
+    by_variable = commands.accepted("serve", *NO_PORTS, PHISERVE_VARIANTS="lite0 b3-fp16")
     assert by_flag.variants == by_variable.variants == ("lite0", "b3-fp16")
 
 
@@ -133,6 +157,11 @@ def test_several_variants_can_be_named(commands) -> None:
         (["--drain-timeout-s", "-1"], "--drain-timeout-s"),
         (["--budget-ms-default", "nan"], "--budget-ms-default"),
         (["--admitted-max", "1"], "--queue-size-max"),
+        (["--grpc", "maybe"], "--grpc"),
+        (["--tls-cert", "server.pem"], "add --tls-key FILE"),
+        (["--tls-client-ca", "ca.pem"], "add --tls-cert FILE"),
+        (["--tls-cert", "server.pem", "--tls-key", "client.key"], "key values mismatch"),
+        (["--tls-cert", "nowhere.pem", "--tls-key", "server.key"], "nowhere.pem"),
         (["everything"], "everything"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,8 @@ ROOMY = {
     "image_bytes_max": 1,
     "admitted_max": 100_000,
     "queue_size_max": 1,
+    "stream_frames_max": 10_000,
+    "stream_in_service_max": 1,
 }
 
 
@@ -76,6 +79,7 @@ def test_any_number_is_taken_or_refused_by_its_bounds(name, value) -> None:
         {"budget_ms_default": 500, "budget_ms_max": 100},
         {"body_bytes_max": 1000, "image_bytes_max": 2000},
         {"admitted_max": 10, "queue_size_max": 20},
+        {"stream_frames_max": 4, "stream_in_service_max": 8},
     ],
     ids=" ".join,
 )
@@ -87,6 +91,17 @@ def test_contradictions_name_both_flags(contradiction) -> None:
     assert all(f"{value}" in str(caught.value) for value in contradiction.values())
     first, second = contradiction
     Settings(**{first: contradiction[second], second: contradiction[second]})
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [({"tls_cert"}, "--tls-key"), ({"tls_key"}, "--tls-cert"), ({"tls_client_ca"}, "--tls-cert")],
+)
+def test_half_of_tls_is_refused_with_the_other_half(given, missing) -> None:
+    """A server that was meant to be secure never starts without TLS; all three together are fine."""
+    with pytest.raises(SettingsError, match=f"add {missing} FILE"):
+        Settings(**dict.fromkeys(given, Path("some.pem")))
+    Settings(**dict.fromkeys(("tls_cert", "tls_key", "tls_client_ca"), Path("some.pem")))
 
 
 def test_settings_do_not_change() -> None:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import NotReady
-from service.frontends.http_envelope import HttpEnvelope, accepted_request_id
+from service.frontends.http_envelope import HttpEnvelope
+from service.frontends.request_ids import accepted_request_id
 
 FRESH = re.compile(r"[0-9a-f]{32}")
 

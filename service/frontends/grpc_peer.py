@@ -1,0 +1,11 @@
+"""Who calls over gRPC, as the key that fairness goes by: the same for one host over every wire."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+
+def host_of(peer: str) -> str:
+    """The address in gRPC's "ipv4:192.0.2.7:4321" or "ipv6:%5B::1%5D:4321"; anything else, such as a path, as it is."""
+    kind, _, address = peer.partition(":")
+    return unquote(address).rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else peer
