@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.conftest import PHOTOGRAPHS
-from tests.end_to_end.phiserve_process import ENVIRONMENT, PHISERVE
+from tests.end_to_end.phiserve_process import ENVIRONMENT, PHISERVE, START_TIMEOUT_S
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "clients.md"
 TIMEOUT_S = 60
@@ -60,18 +60,27 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def to_run(snippet: Snippet, url: str) -> tuple[list[str], str]:
-    """The command and the code, with the address of the server in the place of the default one."""
+@pytest.fixture(scope="module")
+def grpc_authority(server) -> str:
+    """Where the server serves gRPC, from the line that announces it."""
+    line = server._out.wait_for(lambda line: "grpc://" in line, START_TIMEOUT_S)
+    assert line is not None
+    return line.rpartition("grpc://")[2]
+
+
+def to_run(snippet: Snippet, url: str, grpc_authority: str) -> tuple[list[str], str]:
+    """The command and the code, with the addresses of the server in the place of the default ones."""
     code = snippet.code.replace("http://127.0.0.1:8000", url).replace("Client()", f"Client({url!r})")
+    code = code.replace("127.0.0.1:8001", grpc_authority)
     return (
         ["bash", "-euo", "pipefail", "-c", code] if snippet.language == "bash" else [sys.executable, "-c", code]
     ), code
 
 
 @pytest.mark.parametrize("snippet", snippets(), ids=lambda snippet: snippet.name)
-def test_every_snippet_prints_what_it_says(server, folder, snippet) -> None:
+def test_every_snippet_prints_what_it_says(server, grpc_authority, folder, snippet) -> None:
     """It ends well, and prints the text under it, numbers aside; where there is none it prints something."""
-    command, code = to_run(snippet, server.url)
+    command, code = to_run(snippet, server.url, grpc_authority)
     path = os.pathsep.join([str(PHISERVE.parent), ENVIRONMENT.get("PATH", "")])
     environment = ENVIRONMENT | {"PHISERVE_URL": server.url, "PATH": path}
     ended = subprocess.run(
@@ -88,4 +97,5 @@ def test_the_document_has_snippets() -> None:
     found = snippets()
     assert len(found) >= 8
     assert {snippet.language for snippet in found} == {"bash", "python"}
-    assert any("curl" in snippet.code for snippet in found)
+    for word in ("curl", "grpc://", "stream(", "AsyncClient"):
+        assert any(word in snippet.code for snippet in found)
