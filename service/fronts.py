@@ -95,4 +95,5 @@ def _oip_service(settings: Settings, engine: Engine) -> OipService:
 
 def _oip_grpc(oip: OipService, statistics: Statistics) -> GrpcService:
     servicer = oip_grpc.OipServicer(oip, statistics, version=VERSION)
-    return GrpcService(oip_grpc.SERVICE_NAME, functools.partial(add_GRPCInferenceServiceServicer_to_server, servicer))
+    add_to = functools.partial(add_GRPCInferenceServiceServicer_to_server, servicer)
+    return GrpcService(oip_grpc.SERVICE_NAME, add_to, servicer.end_streams)

@@ -1,29 +1,29 @@
 """The gRPC front of the Open Inference Protocol: its methods, and nothing more than their translation.
 
-Errors are gRPC statuses by the table of `status_codes.py`. A call's own deadline is its budget only where the request
+What its methods raise becomes a status in `grpc_envelope`. A call's own deadline is its budget only where the request
 names none: it says how long the caller waits at most, not how soon it wants its answer.
 """
 
-# ruff: noqa: N802  methods have the protocol's names
+# ruff: noqa: N802, ARG002  methods have the protocol's names and gRPC's arguments
 
 from __future__ import annotations
 
-import functools
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn, TypeAlias, TypeVar
-from urllib.parse import unquote
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
 
 import grpc
 
 from service.errors import PhiserveError
+from service.frontends.grpc_peer import host_of
+from service.frontends.grpc_status import rich_status
 from service.frontends.inference import open_inference_pb2 as pb
 from service.frontends.inference import open_inference_pb2_grpc as pb_grpc
 from service.frontends.oip_grpc_wire import parse_call, write_answer
 from service.frontends.oip_metadata import config, index, model_metadata, server_metadata
 from service.frontends.oip_service import OipService
 from service.frontends.oip_statistics import Statistics
-from service.frontends.status_codes import wire_status
 
 logger = logging.getLogger(__name__)
 
@@ -31,22 +31,6 @@ NS_PER_S = 1_000_000_000
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-Answer = TypeVar("Answer")
-Method: TypeAlias = "Callable[[OipServicer, Any, Context], Awaitable[Answer]]"
-
-
-def _answering_errors(method: Method[Answer]) -> Method[Answer]:
-    """`method`, with what it raises answered as a status."""
-
-    @functools.wraps(method)
-    async def answer(self: OipServicer, request: object, context: Context) -> Answer:
-        try:
-            return await method(self, request, context)
-        except Exception as error:  # noqa: BLE001  told to the caller, and to the log if it is a bug
-            failure = error
-        return await _abort(context, failure)
-
-    return answer
 
 
 class OipServicer(pb_grpc.GRPCInferenceServiceServicer):
@@ -58,56 +42,44 @@ class OipServicer(pb_grpc.GRPCInferenceServiceServicer):
         self._models = service.models
         self._statistics = statistics
         self._version = version
+        self._ending = asyncio.Event()
 
-    @_answering_errors
-    async def ServerLive(self, _request: pb.ServerLiveRequest, _context: Context) -> pb.ServerLiveResponse:
+    async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         """The process answers."""
         return pb.ServerLiveResponse(live=True)
 
-    @_answering_errors
-    async def ServerReady(self, _request: pb.ServerReadyRequest, _context: Context) -> pb.ServerReadyResponse:
+    async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
         """Whether requests are asked for."""
         return pb.ServerReadyResponse(ready=self._models.server_ready)
 
-    @_answering_errors
-    async def ModelReady(self, request: pb.ModelReadyRequest, _context: Context) -> pb.ModelReadyResponse:
+    async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
         """Whether requests for that model are asked for."""
         model = self._models.find(request.name, request.version)
         return pb.ModelReadyResponse(ready=self._models.is_ready(model))
 
-    @_answering_errors
-    async def ServerMetadata(self, _request: pb.ServerMetadataRequest, _context: Context) -> pb.ServerMetadataResponse:
+    async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
         """Name, version and extensions."""
         return pb.ServerMetadataResponse(**server_metadata(self._version))
 
-    @_answering_errors
-    async def ModelMetadata(self, request: pb.ModelMetadataRequest, _context: Context) -> pb.ModelMetadataResponse:
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
         """The model's inputs and outputs."""
         return pb.ModelMetadataResponse(**model_metadata(self._models.find(request.name, request.version)))
 
-    @_answering_errors
-    async def ModelConfig(self, request: pb.ModelConfigRequest, _context: Context) -> pb.ModelConfigResponse:
+    async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
         """The same in the words of Triton's configuration."""
         model = self._models.find(request.name, request.version)
         return pb.ModelConfigResponse(config=pb.ModelConfig(**config(model)))
 
-    @_answering_errors
-    async def ModelStatistics(
-        self, request: pb.ModelStatisticsRequest, _context: Context
-    ) -> pb.ModelStatisticsResponse:
+    async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
         """Counts and durations of that model, or of every model."""
         models = [self._models.find(request.name, request.version)] if request.name else self._models.all
         return pb.ModelStatisticsResponse(**self._statistics.of(models))
 
-    @_answering_errors
-    async def RepositoryIndex(
-        self, request: pb.RepositoryIndexRequest, _context: Context
-    ) -> pb.RepositoryIndexResponse:
+    async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
         """Every model with its state."""
         rows = index(self._models, ready_only=request.ready)
         return pb.RepositoryIndexResponse(models=[pb.RepositoryIndexResponse.ModelIndex(**row) for row in rows])
 
-    @_answering_errors
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         """Classify; the caller's leaving cancels its pictures."""
         left_s = context.time_remaining()
@@ -120,14 +92,33 @@ class OipServicer(pb_grpc.GRPCInferenceServiceServicer):
 
         The stream's deadline is for all of it and so no request's budget.
         """
-        async for request in request_iterator:
+        while (request := await self._next(context)) is not None:
             try:
                 answer = await self._infer(request, context, None)
-            except Exception as error:  # noqa: BLE001  as in `_answering_errors`, but the stream goes on
+            except Exception as error:
+                if not isinstance(error, PhiserveError):
+                    logger.exception("unexpected error while serving a stream")
                 named = pb.ModelInferResponse(id=request.id)
-                yield pb.ModelStreamInferResponse(error_message=_detail(error), infer_response=named)
+                yield pb.ModelStreamInferResponse(error_message=rich_status(error).message, infer_response=named)
             else:
                 yield pb.ModelStreamInferResponse(infer_response=answer)
+
+    def end_streams(self) -> None:
+        """Read no further request: each stream ends when what it has read is answered."""
+        self._ending.set()
+
+    async def _next(self, context: Context) -> pb.ModelInferRequest | None:
+        """The stream's next request; None if the sender or the server ends it."""
+        reading, ending = asyncio.ensure_future(context.read()), asyncio.ensure_future(self._ending.wait())
+        try:
+            await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                return None
+            request = reading.result()
+            return request if isinstance(request, pb.ModelInferRequest) else None  # the other is gRPC's mark of the end
+        finally:
+            reading.cancel()
+            ending.cancel()
 
     async def _infer(
         self, request: pb.ModelInferRequest, context: Context, call_budget_ns: int | None
@@ -136,25 +127,7 @@ class OipServicer(pb_grpc.GRPCInferenceServiceServicer):
         answer = await self._service.infer(
             parse_call(request),
             received_ns=received_ns,
-            client=_host(context.peer()),
+            client=host_of(context.peer()),
             call_budget_ns=call_budget_ns,
         )
         return write_answer(answer)
-
-
-async def _abort(context: Context, error: Exception) -> NoReturn:
-    await context.abort(grpc.StatusCode[wire_status(error).grpc], _detail(error))
-    raise AssertionError("abort raises")  # its annotation does not say so everywhere
-
-
-def _detail(error: Exception) -> str:
-    if isinstance(error, PhiserveError):
-        return error.detail
-    logger.error("unexpected error in the Open Inference Protocol over gRPC", exc_info=error)
-    return "The server failed; its log says more."
-
-
-def _host(peer: str) -> str:
-    """The address in gRPC's "ipv4:192.0.2.7:4321" or "ipv6:%5B::1%5D:4321"; anything else as it is."""
-    kind, _, address = peer.partition(":")
-    return unquote(address).rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else peer

@@ -21,6 +21,7 @@ from service.errors import (
     UnknownVariant,
     UnsupportedMediaType,
 )
+from service.frontends.grpc_envelope import GrpcEnvelope
 from service.frontends.inference import open_inference_pb2 as pb
 from service.frontends.inference import open_inference_pb2_grpc as pb_grpc
 from service.frontends.oip_grpc import SERVICE_NAME, OipServicer
@@ -34,12 +35,16 @@ Run = Callable[[Scenario], None]
 
 
 @pytest.fixture
-def run(oip_service, oip_statistics) -> Run:
+def servicer(oip_service, oip_statistics) -> OipServicer:
+    return OipServicer(oip_service, oip_statistics, version="1.2.3")
+
+
+@pytest.fixture
+def run(servicer) -> Run:
     """Runs a scenario with a stub that is connected to a server on a free port."""
 
     async def over_loopback(scenario: Scenario) -> None:
-        server = grpc.aio.server()
-        servicer = OipServicer(oip_service, oip_statistics, version="1.2.3")
+        server = grpc.aio.server(interceptors=[GrpcEnvelope([SERVICE_NAME], lambda _: None)])
         pb_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -345,6 +350,47 @@ def test_a_stream_answers_in_order_and_survives_failures(run, engine) -> None:
         assert variants == ["small", "", "b3"]
 
     run(scenario)
+
+
+def test_a_stream_ends_with_the_server(run, servicer) -> None:
+    """A stream that its sender keeps open ends well when the server stops, after the answers to what it had read."""
+
+    async def scenario(stub) -> None:
+        stream = stub.ModelStreamInfer()
+        await stream.write(request_of(b"a"))
+        assert (await stream.read()).infer_response.id == "42"
+        servicer.end_streams()
+        assert await stream.read() is grpc.aio.EOF
+        assert await stream.code() is grpc.StatusCode.OK
+
+    run(scenario)
+
+
+def test_a_stream_that_is_cancelled_frees_its_picture(run, engine) -> None:
+    """What is in service for a stream is not worked on once its caller has left."""
+
+    async def scenario(stub) -> None:
+        stream = stub.ModelStreamInfer()
+        await stream.write(request_of(HELD))
+        assert await asyncio.to_thread(engine.held.wait, 20)
+        stream.cancel()
+        assert await asyncio.to_thread(engine.cancelled.wait, 20)
+
+    run(scenario)
+
+
+def test_a_bug_in_a_stream_says_nothing_of_itself(run, engine, caplog) -> None:
+    """The message is the fixed sentence, the log has the rest, and the stream goes on."""
+    engine.failures[b"picture"] = RuntimeError("secret")
+
+    async def scenario(stub) -> None:
+        requests = iter([request_of(b"picture"), request_of(b"a")])
+        broken, good = [answer async for answer in stub.ModelStreamInfer(requests)]
+        assert broken.error_message == "The server failed; its log says more."
+        assert not good.error_message
+
+    run(scenario)
+    assert "secret" in caplog.text
 
 
 def test_a_streams_deadline_is_no_requests_budget(run, engine) -> None:
