@@ -85,7 +85,8 @@ class Checks:
 
     def finish(self) -> None:
         """Print one line, and what failed; leave with 1 if anything did."""
-        print(f"{self._package} {version(self._package)}: {'; '.join(self._passed) or 'nothing passed'}")
+        client = f"{self._package} {version(self._package)} ({Path(sys.argv[0]).stem})"
+        print(f"{client}: {'; '.join(self._passed) or 'nothing passed'}")
         for failure in self._failed:
             print(f"FAILED {self._package}: {failure}", file=sys.stderr)
         sys.exit(1 if self._failed else 0)
