@@ -9,6 +9,8 @@ GRPC_PORT ?= 8001
 STORE ?= model_store/artifacts
 VARIANTS ?= lite0 lite0-int8 lite1 lite1-int8 lite2 lite2-int8
 SERVE_FLAGS ?=
+DOCKER ?= docker
+TARGET ?= cpu
 PYTEST_FLAGS ?=
 
 bin := $(VENV)/bin
@@ -16,10 +18,10 @@ serve_ready := $(VENV)/.installed-serve
 dev_ready := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help serve store test lint format types parity interop sim bench proto lock clean
+.PHONY: help serve store test lint format types parity interop deploy-check image sim bench proto lock clean
 
 help: ## List the verbs
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(bin)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("phiserve needs Python 3.11 or newer; PYTHON=/path/to/python3.11 make … chooses one") if sys.version_info < (3, 11) else None'
@@ -59,6 +61,14 @@ parity: ## Compare every graph with reference implementations under torch, in th
 
 interop: $(dev_ready) store ## Run clients of Triton, KServe, MLServer and others against a server, in their own venvs
 	@$(bin)/python -m tests.interop $(STORE)
+
+deploy-check: $(dev_ready) store ## Check image, compose file, manifests, rules and dashboard with their own tools
+	@$(PYTHON) -m venv .venv-deploy
+	@.venv-deploy/bin/pip install --quiet --disable-pip-version-check --requirement deploy/requirements.txt
+	@PATH="$(CURDIR)/.venv-deploy/bin:$$PATH" PHISERVE_PYTHON=$(bin)/python deploy/check.sh
+
+image: ## Build the container image (TARGET=cpu or gpu, VARIANTS=, DOCKER=podman)
+	$(DOCKER) build --target $(TARGET) --build-arg VARIANTS="$(VARIANTS)" --tag phiserve:$(TARGET) .
 
 sim: $(dev_ready) ## Simulate the scheduler over loads and seeds
 	@$(bin)/python -m tests.simulation
