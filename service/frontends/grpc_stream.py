@@ -100,7 +100,9 @@ class FrameStream(Generic[Answer]):
                 reading = group.create_task(self._read_all(read, order, group))
                 turn_ns = 0
                 while (settling := await order.get()) is not None:
-                    ready = await settling
+                    # Not awaited itself: being cancelled would then end this frame alone, and give its place to another.
+                    await asyncio.wait((settling,))
+                    ready = settling.result()
                     await write(Outcome(ready.frame_id, ready.result, max(0, turn_ns - ready.at_ns)))
                     turn_ns = self._now_ns()
                     self._room.release()
