@@ -61,8 +61,8 @@ def http_url(current_engine, serve) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def grpc_url(current_engine) -> Iterator[str]:
     """The same over gRPC."""
-    with grpc_classifier(current_engine) as (authority, _):
-        yield f"grpc://{authority}"
+    with grpc_classifier(current_engine) as server:
+        yield server.url
 
 
 @pytest.fixture(params=["http", "grpc"])

@@ -284,12 +284,14 @@ def test_order_is_kept_whatever_the_concurrency(engine, url, picture) -> None:
 
 @pytest.mark.parametrize("content", [b"cat", b"broken"])
 def test_json_is_the_same_over_both_wires(engine, http_url, grpc_url, picture, content) -> None:
-    """An answer has the same line over HTTP and over gRPC, and so has a failure but for its request's id."""
+    """An answer has the same line over HTTP and over gRPC, to the microsecond; so has a failure, its id aside."""
     engine.answers[b"cat"] = classification(top_k=3, degraded_from="large")
     engine.failures[b"broken"] = DeadlineExceeded("too tight", smallest_feasible_budget_ns=12 * MS)
     over_http, over_grpc = (run(picture(content), "--json", "--budget-ms", 50, url=one) for one in (http_url, grpc_url))
     assert over_http.exit_code == over_grpc.exit_code == (0 if content == b"cat" else 1)
-    first, second = (json.loads(result.stdout) for result in (over_http, over_grpc))
+    first, second = (
+        json.loads(result.stdout, parse_float=lambda text: round(float(text), 3)) for result in (over_http, over_grpc)
+    )
     first.pop("instance", None), second.pop("instance", None)
     assert first == second
 

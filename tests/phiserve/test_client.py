@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ from service import errors
 from service.core.engine import Readiness
 from service.core.request import OnMiss
 from tests.fakes.engine import HELD, ScriptedEngine, classification
+from tests.fakes.grpc_classifier import grpc_classifier
 from tests.fakes.menus import MS
 
 ONCE = RetryPolicy(attempts_max=1)
@@ -41,7 +42,8 @@ def test_an_answer_is_typed(engine, url, connect) -> None:
     assert found.best.label == "class 281"
     assert [prediction.index for prediction in found.predictions] == [281, 282]
     assert found.variant == Variant("small", "fp32", found.variant.resolution, 75.5, trained=True)
-    assert found.timings_ms == Timings(decode=1.235, queue=0.25, preprocess=2.0, inference=5.0, total=9.0)
+    microseconds = {stage: round(milliseconds, 3) for stage, milliseconds in asdict(found.timings_ms).items()}
+    assert Timings(**microseconds) == Timings(decode=1.235, queue=0.25, preprocess=2.0, inference=5.0, total=9.0)
     assert (found.budget_ms, found.budget_met, found.batch_size) == (40.0, False, 3)
     assert found.degraded_from == "large"
 
@@ -106,13 +108,26 @@ def test_the_menu_is_listed(url, connect) -> None:
     ]
 
 
-def test_a_ready_server_is_not_waited_for(engine, url, connect) -> None:
-    """`wait_until_ready` returns at once, and says why not when the server never becomes ready."""
-    client = connect(url)
-    client.wait_until_ready(30)
+def test_a_ready_server_is_not_waited_for(url, connect) -> None:
+    """`wait_until_ready` returns at once."""
+    connect(url).wait_until_ready(30)
+
+
+def test_a_server_that_starts_is_not_ready_over_http(engine, http_url, connect) -> None:
+    """It says so, and the client says it after the time to wait."""
     engine.readiness = Readiness.STARTING
-    with pytest.raises(NotReady):
-        client.wait_until_ready(0.2)
+    with pytest.raises(NotReady, match="starting"):
+        connect(http_url).wait_until_ready(0.2)
+
+
+def test_a_server_that_drains_is_not_ready_over_grpc(engine, connect) -> None:
+    """The health service says so; a server that starts has no port yet."""
+    with grpc_classifier(engine) as server:
+        client = connect(server.url)
+        client.wait_until_ready(30)
+        server.drain()
+        with pytest.raises(NotReady, match="NOT_SERVING"):
+            client.wait_until_ready(0.2)
 
 
 def test_many_keep_their_order_and_their_errors(engine, url, connect, tmp_path) -> None:

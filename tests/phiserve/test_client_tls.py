@@ -5,60 +5,37 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import pytest
-import trustme
 from typer.testing import CliRunner
 
 from phiserve import Client, ConnectionFailed, InvalidUrl
 from phiserve.cli import app as phiserve
+from service.tls import TlsFiles
 from tests.fakes.engine import ScriptedEngine
 from tests.fakes.grpc_classifier import grpc_classifier
-
-
-@dataclass(frozen=True)
-class Pki:
-    """An authority, and PEM files of a server and a client that it vouches for."""
-
-    ca_cert: Path
-    server: trustme.LeafCert
-    client_cert: Path
-    client_key: Path
-    folder: Path
+from tests.fakes.pki import Pki, make_pki
 
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory) -> Pki:
-    folder = tmp_path_factory.mktemp("pki")
-    authority = trustme.CA()
-    client = authority.issue_cert("somebody@example.org")
-    authority.cert_pem.write_to_path(folder / "ca.pem")
-    client.cert_chain_pems[0].write_to_path(folder / "client.pem")
-    client.private_key_pem.write_to_path(folder / "client.key")
-    server = authority.issue_cert("localhost", "127.0.0.1")
-    return Pki(folder / "ca.pem", server, folder / "client.pem", folder / "client.key", folder)
+    return make_pki(tmp_path_factory.mktemp("pki"))
 
 
 @contextmanager
 def over_http(pki: Pki, serve, *, asks: bool) -> Iterator[str]:
-    with pki.server.private_key_and_cert_chain_pem.tempfile(str(pki.folder)) as cert:
-        tls = {"ssl_certfile": cert}
-        if asks:
-            tls |= {"ssl_ca_certs": str(pki.ca_cert), "ssl_cert_reqs": ssl.CERT_REQUIRED}
-        with serve(ScriptedEngine(), **tls) as url:
-            yield url.replace("http://", "https://")
+    tls = {"ssl_certfile": str(pki.cert), "ssl_keyfile": str(pki.key)}
+    if asks:
+        tls |= {"ssl_ca_certs": str(pki.ca), "ssl_cert_reqs": ssl.CERT_REQUIRED}
+    with serve(ScriptedEngine(), **tls) as url:
+        yield url.replace("http://", "https://")
 
 
 @contextmanager
 def over_grpc(pki: Pki, *, asks: bool) -> Iterator[str]:
-    pair = (pki.server.private_key_pem.bytes(), pki.server.cert_chain_pems[0].bytes())
-    authority = pki.ca_cert.read_bytes() if asks else None
-    credentials = grpc.ssl_server_credentials([pair], authority, require_client_auth=asks)
-    with grpc_classifier(ScriptedEngine(), credentials=credentials) as (address, _):
-        yield f"grpcs://{address}"
+    with grpc_classifier(ScriptedEngine(), tls=TlsFiles(pki.cert, pki.key, pki.ca if asks else None)) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module", params=["https", "https asking", "grpcs", "grpcs asking"])
@@ -77,7 +54,7 @@ def identity(pki: Pki, *, is_given: bool) -> dict[str, Path]:
 def test_a_trusted_server_is_spoken_to(secured, pki, connect) -> None:
     """With its authority given, and with who the client is where the server asks."""
     url, asks = secured
-    client = connect(url, ca_cert=pki.ca_cert, **identity(pki, is_given=asks))
+    client = connect(url, ca_cert=pki.ca, **identity(pki, is_given=asks))
     client.wait_until_ready(30)
     assert client.classify(b"cat").best.index == 281
 
@@ -93,7 +70,7 @@ def test_an_unknown_authority_is_not_trusted_and_not_tried_again(secured, pki, c
 def test_a_server_that_asks_who_is_there_is_not_reached_without_an_answer(secured, pki, connect) -> None:
     """A client without a certificate is kept out by mTLS; plain TLS does not ask for one."""
     url, asks = secured
-    client = connect(url, ca_cert=pki.ca_cert)
+    client = connect(url, ca_cert=pki.ca)
     if asks:
         with pytest.raises(ConnectionFailed):
             client.classify(b"cat")
@@ -104,7 +81,7 @@ def test_a_server_that_asks_who_is_there_is_not_reached_without_an_answer(secure
 def test_the_command_takes_the_same_files(secured, pki) -> None:
     """`--ca-cert`, `--client-cert` and `--client-key` do for the command what the arguments do for the client."""
     url, asks = secured
-    files = {"ca_cert": pki.ca_cert} | identity(pki, is_given=asks)
+    files = {"ca_cert": pki.ca} | identity(pki, is_given=asks)
     flags = [part for name, path in files.items() for part in ("--" + name.replace("_", "-"), str(path))]
     result = CliRunner().invoke(phiserve, ["classify", "-", "--url", url, *flags], input=b"cat")
     assert result.exit_code == 0, result.output
@@ -130,4 +107,4 @@ def test_certificates_without_tls_are_refused(pki, connect) -> None:
     """A URL that would send everything in the clear does not take the files silently."""
     for scheme in ("http", "grpc"):
         with pytest.raises(InvalidUrl, match=f"{scheme}s://"):
-            connect(f"{scheme}://127.0.0.1", ca_cert=pki.ca_cert)
+            connect(f"{scheme}://127.0.0.1", ca_cert=pki.ca)

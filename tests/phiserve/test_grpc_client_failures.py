@@ -10,28 +10,25 @@ from phiserve import ConnectionFailed, NotReady, PhiserveError, RetryPolicy, Tim
 from service import errors
 from tests.fakes.engine import HELD, ScriptedEngine
 from tests.fakes.flaky_server import flaky_server, hang_up
-from tests.fakes.grpc_classifier import GrpcServerThread, grpc_classifier
+from tests.fakes.grpc_classifier import grpc_classifier, no_classifier
 from tests.fakes.menus import MS
 
 
-def test_the_deadline_on_the_wire_is_the_budget_and_the_grace(connect) -> None:
-    """A call without a budget has none on the wire, where it would become the budget."""
-    with grpc_classifier(ScriptedEngine()) as (authority, servicer):
-        client = connect(f"grpc://{authority}", grace_s=7)
-        client.classify(b"cat", budget_ms=2000)
-        client.classify(b"cat")
-    bounded_s, unbounded_s = servicer.deadlines_s
-    assert 2 < bounded_s < 10
-    assert unbounded_s is None
+def test_no_deadline_on_the_wire_stands_for_a_budget(engine, grpc_url, connect) -> None:
+    """The server takes a call's deadline for its budget where none is named, so only a call that names one has it."""
+    client = connect(grpc_url, grace_s=7, patience_s=50)
+    client.classify(b"cat", budget_ms=2000)
+    client.classify(b"cat")
+    assert [call.options.budget_ns for call in engine.calls] == [2000 * MS, None]
 
 
 @pytest.mark.parametrize("options", [{"budget_ms": 50}, {}, {"budget_ms": 1, "on_miss": "late"}], ids=str)
 def test_silence_ends_with_grace_or_patience_and_frees_the_server(connect, options) -> None:
     """With a budget or without one the call ends here, and is cancelled there."""
     engine = ScriptedEngine()
-    with grpc_classifier(engine) as (authority, _):
+    with grpc_classifier(engine) as server:
         with pytest.raises(TimedOut):
-            connect(f"grpc://{authority}", grace_s=0.2, patience_s=0.3).classify(HELD, **options)
+            connect(server.url, grace_s=0.2, patience_s=0.3).classify(HELD, **options)
         assert engine.cancelled.wait(30)
     assert len(engine.calls) == 1
 
@@ -49,8 +46,8 @@ def test_a_transient_refusal_is_sent_again_with_the_rest_of_the_budget(connect) 
             return refusals.pop()
 
     engine.failures = Once()
-    with grpc_classifier(engine) as (authority, _):
-        assert connect(f"grpc://{authority}").classify(b"cat", budget_ms=10_000).best.index == 281
+    with grpc_classifier(engine) as server:
+        assert connect(server.url).classify(b"cat", budget_ms=10_000).best.index == 281
     first, second = (call.options.budget_ns for call in engine.calls)
     assert first == 10_000 * MS
     assert 0 < second <= 10_000 * MS - 30 * MS
@@ -79,8 +76,8 @@ def test_a_server_that_comes_later_is_waited_for(connect) -> None:
 
 def test_a_server_of_something_else_is_an_unexpected_answer(connect) -> None:
     """A gRPC server without a classifier: the address is wrong, and another attempt would not help."""
-    with GrpcServerThread(lambda _: None) as server, pytest.raises(UnexpectedAnswer, match="UNIMPLEMENTED"):
-        connect(f"grpc://127.0.0.1:{server.port}").classify(b"cat")
+    with no_classifier() as server, pytest.raises(UnexpectedAnswer, match="UNIMPLEMENTED"):
+        connect(server.url).classify(b"cat")
 
 
 def test_a_server_of_another_protocol_is_an_error_of_the_tree(connect) -> None:

@@ -24,9 +24,10 @@ from phiserve.retry import is_transient
 from phiserve.v1 import classifier_pb2
 from service import errors as service_errors
 from service.frontends import http_problems
+from service.frontends.grpc_messages import classify_response
+from service.frontends.grpc_status import rich_status
 from service.frontends.status_codes import STATUS_BY_ERROR, wire_status
 from tests.fakes.engine import classification
-from tests.fakes.grpc_classifier import response_of, status_of
 from tests.fakes.menus import MS
 
 ERRORS = [
@@ -46,7 +47,7 @@ CODES = [code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK
 def test_errors_are_the_same_as_over_rest(error) -> None:
     """The class, the detail, what would have worked and the request's id; as a problem it is the one that REST has."""
     row = wire_status(error)
-    trailing = [("grpc-status-details-bin", status_of(error, request_id="a/7").SerializeToString())]
+    trailing = [("grpc-status-details-bin", rich_status(error, "a/7").SerializeToString())]
     found = grpc_wire.call_error(row.grpc, error.detail, trailing)
     assert type(found) is ERROR_BY_SLUG[row.slug]
     assert found.problem() == http_problems.problem(error, "a/7")
@@ -86,7 +87,7 @@ def test_whatever_a_call_ends_with_is_an_error_of_the_tree(code, details, traili
 
 def test_details_that_are_damaged_are_left_out() -> None:
     """What names a message and does not hold one costs what it would have said, and no traceback."""
-    status = status_of(service_errors.Overloaded("full", retry_after_ns=MS))
+    status = rich_status(service_errors.Overloaded("full", retry_after_ns=MS))
     status.details[1].value = b"\xff\xff"
     found = grpc_wire.status_error(status)
     assert isinstance(found, Overloaded)
@@ -111,7 +112,7 @@ def test_what_is_not_asked_is_not_on_the_wire() -> None:
 def test_unknown_members_are_none() -> None:
     """Empty strings and absent accuracies are what the contract has for None."""
     answer = classification(top1=None, wnids=False)
-    found = grpc_wire.classification(response_of(answer))
+    found = grpc_wire.classification(classify_response(answer))
     assert (found.variant.top1, found.best.wnid, found.degraded_from) == (None, None, None)
 
 

@@ -14,6 +14,7 @@ from phiserve import (
     DeadlineExceeded,
     InvalidImage,
     InvalidUrl,
+    NotReady,
     PhiserveError,
     StaleFrame,
     TimedOut,
@@ -21,7 +22,7 @@ from phiserve import (
 )
 from service import errors
 from tests.fakes.engine import HELD, classification
-from tests.fakes.grpc_classifier import HANG_UP, MISNUMBERED, STALE, GrpcServerThread, grpc_classifier
+from tests.fakes.grpc_classifier import HANG_UP, MISNUMBERED, STALE, grpc_classifier, no_classifier, scripted_streams
 from tests.fakes.menus import MS
 
 
@@ -31,22 +32,28 @@ def test_outcomes_come_in_the_order_of_the_frames(engine, grpc_url, connect) -> 
     for number in range(60):
         engine.answers[b"%d" % number] = classification(name=f"variant{number}")
     frames = [b"%d" % number for number in range(60)]
-    frames[5], frames[50] = b"broken", STALE
+    frames[5] = b"broken"
     outcomes = list(connect(grpc_url).stream(frames))
     assert len(outcomes) == 60
     assert isinstance(outcomes[5], InvalidImage)
-    assert isinstance(outcomes[50], StaleFrame)
-    assert isinstance(outcomes[50], DeadlineExceeded)
-    assert outcomes[50].smallest_feasible_budget_ms == 12.0
-    names = [outcome.variant.name for number, outcome in enumerate(outcomes) if number not in (5, 50)]
-    assert names == [f"variant{number}" for number in range(60) if number not in (5, 50)]
+    names = [outcome.variant.name for number, outcome in enumerate(outcomes) if number != 5]
+    assert names == [f"variant{number}" for number in range(60) if number != 5]
 
 
-def test_each_frame_brings_the_whole_budget_and_every_option(engine, connect) -> None:
-    """The stream itself has no deadline: it lasts as long as its frames come."""
-    with grpc_classifier(engine) as (authority, servicer):
-        list(connect(f"grpc://{authority}").stream([b"one", b"two"], budget_ms=25, top_k=2, priority=3))
-    assert servicer.deadlines_s == [None]
+def test_a_frame_that_newer_ones_overtook_is_told_apart(connect) -> None:
+    """It is a missed budget with a name of its own, and says what budget would have done."""
+    with scripted_streams() as server:
+        first, overtaken, last = connect(server.url).stream([b"one", STALE, b"three"])
+    assert isinstance(first, Classification)
+    assert isinstance(last, Classification)
+    assert isinstance(overtaken, StaleFrame)
+    assert isinstance(overtaken, DeadlineExceeded)
+    assert overtaken.smallest_feasible_budget_ms == 12.0
+
+
+def test_each_frame_brings_the_whole_budget_and_every_option(engine, grpc_url, connect) -> None:
+    """What is asked of the stream is asked of each of its frames."""
+    list(connect(grpc_url).stream([b"one", b"two"], budget_ms=25, top_k=2, priority=3))
     assert [call.options.budget_ns for call in engine.calls] == [25 * MS] * 2
     assert [(call.options.top_k, call.options.policy.priority) for call in engine.calls] == [(2, 3)] * 2
 
@@ -85,8 +92,8 @@ class ThreadedCamera:
 @pytest.mark.parametrize("options", [{"budget_ms": 50}, {}], ids=str)
 def test_a_silent_stream_ends(engine, connect, options) -> None:
     """An answer that does not come within budget and grace, or within patience, ends the stream on both sides."""
-    with grpc_classifier(engine) as (authority, _):
-        client = connect(f"grpc://{authority}", grace_s=0.3, patience_s=0.4)
+    with grpc_classifier(engine) as server:
+        client = connect(server.url, grace_s=0.3, patience_s=0.4)
         outcomes = client.stream([b"cat", HELD, b"never"], **options)
         assert isinstance(next(outcomes), Classification)
         with pytest.raises(TimedOut):
@@ -119,19 +126,37 @@ def test_a_camera_that_takes_its_time_is_no_silence(engine, grpc_url, connect) -
     [(HANG_UP, ConnectionFailed), (MISNUMBERED, UnexpectedAnswer), (7, TypeError), ("none.jpg", FileNotFoundError)],
     ids=["ended by the server", "answered out of order", "no image", "no file"],
 )
-def test_a_stream_that_breaks_gives_what_came_before(engine, grpc_url, connect, frame, error) -> None:
+def test_a_stream_that_breaks_gives_what_came_before(connect, frame, error) -> None:
     """The outcomes of the frames before are read, then the reason is raised and the iterator has ended."""
-    outcomes = connect(grpc_url).stream([b"one", b"two", frame, b"four"])
-    assert [type(next(outcomes)) for _ in range(2)] == [Classification] * 2
-    with pytest.raises(error):
-        next(outcomes)
-    assert next(outcomes, None) is None
+    with scripted_streams() as server:
+        outcomes = connect(server.url).stream([b"one", b"two", frame, b"four"])
+        assert [type(next(outcomes)) for _ in range(2)] == [Classification] * 2
+        with pytest.raises(error):
+            next(outcomes)
+        assert next(outcomes, None) is None
+
+
+def test_a_server_that_drains_ends_its_streams_with_what_it_had(engine, connect) -> None:
+    """Frames that it has read are answered; then the stream says that the server goes."""
+
+    def camera():
+        yield b"one"
+        assert drained.wait(30)
+
+    drained = threading.Event()
+    with grpc_classifier(engine) as server:
+        outcomes = connect(server.url).stream(ThreadedCamera(camera()))
+        assert isinstance(next(outcomes), Classification)
+        server.portal.call(server.server.turn_away)
+        with pytest.raises((NotReady, ConnectionFailed)):
+            next(outcomes)
+        drained.set()
 
 
 def test_leaving_early_cancels_what_is_on_its_way(engine, connect) -> None:
     """Closing the iterator frees the server, though frames without an end were still to come."""
-    with grpc_classifier(engine) as (authority, _):
-        outcomes = connect(f"grpc://{authority}").stream(itertools.chain([b"cat"], itertools.repeat(HELD)))
+    with grpc_classifier(engine) as server:
+        outcomes = connect(server.url).stream(itertools.chain([b"cat"], itertools.repeat(HELD)))
         assert isinstance(next(outcomes), Classification)
         assert engine.held.wait(30)
         outcomes.close()
@@ -145,16 +170,16 @@ def test_no_frames_are_no_outcomes(engine, grpc_url, connect) -> None:
 
 def test_a_server_without_streams_is_an_error_of_the_tree(connect) -> None:
     """It says that it does not know the method, or (often, on asyncio) gRPC that the call ended before it began."""
-    with GrpcServerThread(lambda _: None) as server, pytest.raises(UnexpectedAnswer, match=r"UNIMPLEMENTED|INTERNAL"):
-        list(connect(f"grpc://127.0.0.1:{server.port}").stream([b"cat"]))
+    with no_classifier() as server, pytest.raises(UnexpectedAnswer, match=r"UNIMPLEMENTED|INTERNAL"):
+        list(connect(server.url).stream([b"cat"]))
 
 
 def test_nobody_listening_ends_the_stream(connect) -> None:
     """Nothing is sent again: frames are of the moment."""
-    with GrpcServerThread(lambda _: None) as server:
-        port = server.port
+    with no_classifier() as server:
+        url = server.url
     with pytest.raises(PhiserveError):
-        list(connect(f"grpc://127.0.0.1:{port}", grace_s=1).stream([b"cat"], budget_ms=100))
+        list(connect(url, grace_s=1).stream([b"cat"], budget_ms=100))
 
 
 def test_http_has_no_streams(engine, http_url, connect) -> None:
@@ -174,8 +199,8 @@ def test_a_server_that_stops_reading_stops_the_camera(engine, connect) -> None:
             taken.append(number)
             yield bytes(2**20)
 
-    with grpc_classifier(engine) as (authority, _):
-        outcomes = connect(f"grpc://{authority}").stream(ThreadedCamera(camera()))
+    with grpc_classifier(engine) as server:
+        outcomes = connect(server.url).stream(ThreadedCamera(camera()))
         assert isinstance(next(outcomes), Classification)
         assert engine.held.wait(30)
         assert not threading.Event().wait(0.5)
