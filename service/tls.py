@@ -28,10 +28,14 @@ class TlsFiles:
         Raises:
             TlsError: a file that cannot be read, is no PEM, or a key of another certificate.
         """
+        files = {"--tls-cert": self.cert, "--tls-key": self.key, "--tls-client-ca": self.client_ca}
+        for flag, path in files.items():
+            if path is not None:
+                _check_readable(flag, path)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             context.load_cert_chain(self.cert, self.key, password=_no_password)
-        except (OSError, ValueError) as error:
+        except (ssl.SSLError, ValueError) as error:
             raise TlsError(
                 f"--tls-cert {self.cert} and --tls-key {self.key} cannot be used ({_reason(error)}); "
                 "give a certificate chain and its own key, without a passphrase, as PEM files"
@@ -40,11 +44,18 @@ class TlsFiles:
             return
         try:
             context.load_verify_locations(self.client_ca)
-        except OSError as error:
+        except ssl.SSLError as error:
             raise TlsError(
                 f"--tls-client-ca {self.client_ca} cannot be used ({_reason(error)}); "
                 "give the certificates of the authorities that vouch for clients, as a PEM file"
             ) from error
+
+
+def _check_readable(flag: str, path: Path) -> None:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise TlsError(f"{flag} {path} cannot be read ({error.strerror}); give a PEM file") from error
 
 
 def _no_password() -> str:
@@ -53,6 +64,7 @@ def _no_password() -> str:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return (error.reason or str(error)).replace("_", " ").lower()
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    if not isinstance(error, ssl.SSLError):
+        return str(error)
+    # OpenSSL names what it found, but has no name for a file without any PEM of the wanted kind.
+    return (error.reason or "one holds no PEM of its kind").replace("_", " ").lower()

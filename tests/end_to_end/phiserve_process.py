@@ -46,6 +46,7 @@ class ServerProcess:
         )
         self._out, self._err = _Lines(self.process.stdout), _Lines(self.process.stderr)
         self._url: str | None = None
+        self._grpc_address: str | None = None
 
     @property
     def url(self) -> str:
@@ -55,6 +56,16 @@ class ServerProcess:
             assert line is not None, "the server ended before it served:\n" + "\n".join(self._err.seen)
             self._url = line.rsplit(" ", 1)[-1]
         return self._url
+
+    @property
+    def grpc_address(self) -> str:
+        """Host and port of its gRPC services, from the line that announces them."""
+        if self._grpc_address is None:
+            assert self.url, "it is announced before"
+            line = self._out.wait_for(lambda line: "grpc" in line, START_TIMEOUT_S)
+            assert line is not None, "the server announced no gRPC port"
+            self._grpc_address = line.rpartition("://")[2]
+        return self._grpc_address
 
     def wait_for_log(self, text: str) -> str:
         """The first line of the log, from here on, that holds `text`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,13 @@ class Pki:
     key: Path
     client_cert: Path
     client_key: Path
+
+    def trusting(self, *, shows: bool = False) -> ssl.SSLContext:
+        """What a client needs that trusts the server and, if it is to, `shows` its own certificate."""
+        context = ssl.create_default_context(cafile=str(self.ca))
+        if shows:
+            context.load_cert_chain(self.client_cert, self.client_key)
+        return context
 
 
 def make_pki(folder: Path) -> Pki:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 
 import pytest
 
 from service.http_server import HttpServer, ListenError, bind
+from service.tls import TlsFiles
+from tests.fakes.pki import make_pki
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
 
@@ -183,3 +186,32 @@ def test_an_ipv6_address_makes_a_url() -> None:
         pytest.skip("no IPv6 here")
     with listener:
         assert HttpServer(echo, listener).url == f"http://[::1]:{port_of(listener)}"
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["TLS", "mTLS"])
+def test_a_secure_port_lets_in_whom_it_should(tmp_path, asks) -> None:
+    """Callers that trust its certificate; where clients must have one too, those that show one, and no others."""
+    pki = make_pki(tmp_path)
+    files = TlsFiles(pki.cert, pki.key, pki.ca if asks else None)
+
+    async def ask(server: HttpServer, *, shows: bool) -> bytes:
+        host, port = server.url.removeprefix("https://").rsplit(":", 1)
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=pki.trusting(shows=shows))
+        try:
+            writer.write(REQUEST + b"body")
+            return await read_answer(reader)
+        finally:
+            writer.transport.abort()
+
+    async def run() -> None:
+        server = HttpServer(echo, bind("127.0.0.1", 0), files)
+        await server.start()
+        assert (await ask(server, shows=True)).endswith(b"\r\n\r\nbody")
+        if asks:
+            with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+                await ask(server, shows=False)
+        else:
+            assert (await ask(server, shows=False)).endswith(b"\r\n\r\nbody")
+        await server.stop(5)
+
+    asyncio.run(run())
