@@ -53,12 +53,13 @@ class EndingAttendants(grpc.aio.ServerInterceptor):
             ending = asyncio.create_task(self._ending.wait())
             try:
                 await asyncio.wait((working, ending), return_when=asyncio.FIRST_COMPLETED)
-                if working.done():
-                    return working.result()
             finally:
-                working.cancel()
+                working.cancel()  # what is done is not touched by it
                 ending.cancel()
-            return await context.abort(grpc.StatusCode.UNAVAILABLE, _DETAIL)
+            if working.done():
+                working.result()
+            else:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, _DETAIL)
 
         return serve
 

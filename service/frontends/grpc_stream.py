@@ -100,7 +100,7 @@ class FrameStream(Generic[Answer]):
                 reading = group.create_task(self._read_all(read, order, group))
                 turn_ns = 0
                 while (settling := await order.get()) is not None:
-                    # Not awaited itself: cancelling this would then end that frame first, and give its place to another.
+                    # Not awaited itself: cancelling this would end that frame first and give its place to another.
                     await asyncio.wait((settling,))
                     ready = settling.result()
                     await write(Outcome(ready.frame_id, ready.result, max(0, turn_ns - ready.at_ns)))
