@@ -62,7 +62,7 @@ class ServerProcess:
         """Host and port of its gRPC services, from the line that announces them."""
         if self._grpc_address is None:
             assert self.url, "it is announced before"
-            line = self._out.wait_for(lambda line: "grpc" in line, START_TIMEOUT_S)
+            line = self._out.wait_for(lambda line: "--url grpc" in line, START_TIMEOUT_S)
             assert line is not None, "the server announced no gRPC port"
             self._grpc_address = line.rpartition("://")[2]
         return self._grpc_address

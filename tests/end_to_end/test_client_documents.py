@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.conftest import PHOTOGRAPHS
-from tests.end_to_end.phiserve_process import ENVIRONMENT, PHISERVE, START_TIMEOUT_S
+from tests.end_to_end.phiserve_process import ENVIRONMENT, PHISERVE
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "clients.md"
 TIMEOUT_S = 60
@@ -63,9 +63,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def grpc_authority(server) -> str:
     """Where the server serves gRPC, from the line that announces it."""
-    line = server._out.wait_for(lambda line: "grpc://" in line, START_TIMEOUT_S)
-    assert line is not None
-    return line.rpartition("grpc://")[2]
+    return server.grpc_address
 
 
 def to_run(snippet: Snippet, url: str, grpc_authority: str) -> tuple[list[str], str]:
