@@ -26,6 +26,10 @@ from service.core.request import DEFAULT_POLICY
 
 _MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
+# Where requests also take the workers' cores outside their runs, a run on several cores waits for the one that is taken
+# away: above this utilisation it takes longer than its profile says.
+_WIDE_UTILISATION_MAX = 0.6
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -89,7 +93,11 @@ def best_operation(
         return IDLE
     demand = _Demand(budgets_ns, workers, arrivals_per_ns, side_core_ns)
     widths = [threads for threads, _ in menu.fastest_by_width if threads <= workers]
-    return max((_best_at(menu, demand, width) for width in widths), key=lambda found: found[0])[1]
+    found = [_best_at(menu, demand, width) for width in widths]
+    narrow = found[0]
+    limit = _WIDE_UTILISATION_MAX if side_core_ns else 1.0
+    roomy = [best for best in found[1:] if best[1].utilisation <= limit]
+    return max([narrow, *roomy], key=lambda best: best[0])[1]
 
 
 def _best_at(menu: Menu, demand: _Demand, width: int) -> tuple[float, Operation]:

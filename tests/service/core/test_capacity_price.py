@@ -42,15 +42,23 @@ def test_decoding_counts() -> None:
     assert operation(14, decode_ms=30).above > operation(14).above
 
 
-def width(rate_per_s: float, budgets_ms: list[float]) -> int | None:
-    budgets_ns = [round(budget * MS) for budget in budgets_ms]
+def width(rate_per_s: float, budgets_ms: list[float], *, side_ms: float = 0) -> int | None:
+    budgets_ns, side_ns = [round(budget * MS) for budget in budgets_ms], round(side_ms * MS)
     menu = two_width_menu()
-    return best_operation(menu, budgets_ns, workers=2, arrivals_per_ns=rate_per_s / 1e9, side_core_ns=0).width
+    return best_operation(menu, budgets_ns, workers=2, arrivals_per_ns=rate_per_s / 1e9, side_core_ns=side_ns).width
 
 
 def test_wide_runs_where_short_budgets_need_an_idle_machine() -> None:
     """At light load with budgets that one core cannot make, runs take all cores and are over soon."""
     assert width(40, [7, 8, 9, 12, 100, 100]) == 2
+
+
+def test_wide_runs_need_room_where_decoding_takes_their_cores() -> None:
+    """What is wide with cores to itself stays so at light load only, if requests take the cores besides."""
+    budgets_ms = [7, 8, 9, 12, 100, 100]
+    assert width(110, budgets_ms) == 2
+    assert width(110, budgets_ms, side_ms=2) == 1
+    assert width(20, budgets_ms, side_ms=2) == 2
 
 
 def test_narrow_runs_where_the_machine_must_carry_most() -> None:
