@@ -46,12 +46,20 @@ def lost_share(runs: Sequence[Run], *, workers: int, width: int, utilisation: fl
     decay = workers * (1.0 - utilisation) / core_ns
     edf_share = max(_EDF_SHARE, utilisation**_EDF_EXPONENT)
     fastest_ns = min((run.run_ns for run in runs if run.threads == width), default=0)
+    # Few lengths for many budgets: this sum is the dear part, and the event loop waits for it.
+    share_by_length: dict[int, float] = {}
+    for run in runs:
+        share_by_length[run.run_ns] = share_by_length.get(run.run_ns, 0.0) + run.share
+    longest_ns = max(share_by_length)
     blocked = queued = 0.0
     for run in runs:
         usual = run.threads == width
         slack_ns = run.budget_ns - (fastest_ns if usual else run.run_ns)
         # Chance that a run, met under way, goes on for longer than the slack.
-        rest = sum(other.share * max(0, other.run_ns - slack_ns) for other in runs) / busy_ns
+        rest = 0.0
+        if slack_ns < longest_ns:
+            longer = [(length, share) for length, share in share_by_length.items() if length > slack_ns]
+            rest = sum(share * (length - slack_ns) for length, share in longer) / busy_ns
         if usual:
             blocked += run.share * waits * rest**servers
         else:
