@@ -53,6 +53,10 @@ class Situation:
     idle: int
     free_at_ns: tuple[int, ...]
 
+    def all_free_at_ns(self) -> list[int]:
+        """When each worker is free, rising; the n-th is when n workers are."""
+        return sorted([self.now_ns] * self.idle + list(self.free_at_ns))
+
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
@@ -126,7 +130,7 @@ class BatchPlanner:
         queue = situation.queue
         if width <= situation.idle or not queue.is_plain:
             return False
-        free_at_ns = sorted([situation.now_ns] * situation.idle + list(situation.free_at_ns))
+        free_at_ns = situation.all_free_at_ns()
         if width > len(free_at_ns):
             return False
         ends_ns = free_at_ns[width - 1] + dict(self.menu.fastest_by_width)[width]
@@ -240,7 +244,7 @@ class BatchPlanner:
         """
         if not situation.queue.is_plain:
             return []
-        free_at_ns = sorted([situation.now_ns] * situation.idle + list(situation.free_at_ns))
+        free_at_ns = situation.all_free_at_ns()
         done_ns = situation.queue[0].deadline_ns - self.settings.overhead_ns
         found = []
         for threads, latency_ns in self.menu.fastest_by_width:
