@@ -16,9 +16,13 @@ from service.errors import InvalidArgument, UnknownVariant
 # A batch is worth its wait only if it saves core time, compared with the same images one by one on one core each: then
 # they would go side by side. Every batch size that is planned must cost at least this much less per image than the next
 # smaller one. On CPUs, where a batch costs its size times one image give or take what calibration scatters, that leaves
-# batch size 1; on GPUs it leaves the sizes where batching still pays. int8 on a CPU saves up to a fifth: planned, such
-# batches made a server at full load give up heads and answer a third fewer requests in time.
-BATCH_GAIN_MIN = 0.25
+# batch size 1; on GPUs it leaves the sizes where batching still pays.
+BATCH_GAIN_MIN = 0.15
+
+# And batching must pay on this machine at all: some choice's image must cost half as much in its best batch, as on any
+# GPU. int8 on a CPU saves 15 to 28 %, and a server that planned for that gave up heads of its queue at full load and
+# answered a third fewer requests in time.
+BATCHING_PAYS_MIN = 0.5
 
 
 @dataclass(eq=False)
@@ -39,6 +43,12 @@ class Choice:
     def threads(self) -> int:
         """Worker cores a run of this choice takes."""
         return self.profile.threads
+
+    @property
+    def batch_gain(self) -> float:
+        """Share of one image's latency that the best profiled batch saves; 0 if none saves any."""
+        per_image_ns = [point.latency_ns / point.batch_size for point in self.profile.points]
+        return 1.0 - min(per_image_ns) / per_image_ns[0]
 
     def keep_batches_below(self, core_ns_per_image: float) -> None:
         """Plan only batches that beat this core time of one image, and each the next smaller one kept."""
@@ -82,9 +92,10 @@ class Menu:
         self.choices = tuple(sorted(choices, key=lambda choice: (-choice.accuracy, choice.latency_ns(1))))
         if not self.choices:
             raise ValueError("a menu needs at least one routable variant")
-        for choice in self.choices:
-            alone = [c.latency_ns(1) * c.threads for c in self.choices if c.variant.name == choice.variant.name]
-            choice.keep_batches_below(min(alone))
+        if max(choice.batch_gain for choice in self.choices) >= BATCHING_PAYS_MIN:
+            for choice in self.choices:
+                alone = [c.latency_ns(1) * c.threads for c in self.choices if c.variant.name == choice.variant.name]
+                choice.keep_batches_below(min(alone))
         self._known = frozenset(known)
         self._cheapest: Choice | None = None
         self._cheapest_at: dict[int, Choice] = {}

@@ -73,3 +73,13 @@ def test_the_fastest_of_each_width_follows_what_runs_take() -> None:
     menu.rescale({("small", 1): 10.0, ("small", 2): 2.0, ("large", 1): 1.0, ("large", 2): 0.3})
     assert menu.fastest_by_width == ((1, 50 * MS), (2, 9 * MS))
     assert menu.cheapest_at(2).variant.name == "large"
+
+
+def test_batches_are_planned_only_where_the_machine_makes_them_pay() -> None:
+    """A fifth saved, as int8 saves on a CPU, is not worth a batch; beside a choice that halves its cost it is."""
+    saves_a_fifth = {1: 5, 2: 8.2, 4: 16, 8: 31}
+    halves = {1: 4, 2: 4.5, 4: 5.5}
+    (alone,) = Menu([choice("small", 75.0, saves_a_fifth)]).choices
+    assert alone.batch_sizes == (1,)
+    beside = Menu([choice("small", 75.0, saves_a_fifth), choice("large", 80.0, halves)]).choices
+    assert [found.batch_sizes for found in beside] == [(1, 2, 4), (1, 2)]
