@@ -20,8 +20,8 @@ from service.errors import InvalidArgument, UnknownVariant
 BATCH_GAIN_MIN = 0.15
 
 # And batching must pay on this machine at all: some choice's image must cost half as much in its best batch, as on any
-# GPU. int8 on a CPU saves 15 to 28 %, and a server that planned for that gave up heads of its queue at full load and
-# answered a third fewer requests in time.
+# GPU. On a 2-core CPU int8 saves 14 to 30 %, and a server that planned for that gave up heads of its queue at full load
+# and answered a third fewer requests in time.
 BATCHING_PAYS_MIN = 0.5
 
 
