@@ -144,10 +144,15 @@ class BatchPlanner:
         their value without it, until no further one can win.
         """
         worth = _WorthAlone(self.menu, price)
-        ranked = sorted(
-            ((self._gain(candidate, situation, worth), candidate) for candidate in candidates), key=lambda row: -row[0]
+        ranked = _undominated(
+            sorted(
+                ((self._gain(candidate, situation, worth), candidate) for candidate in candidates),
+                key=lambda row: (-row[0], row[1].latency_ns, -row[1].choice.accuracy),
+            )
         )
-        best, best_key = candidates[0], (-math.inf, -math.inf, -math.inf)
+        if len(ranked) == 1:
+            return ranked[0][1]
+        best, best_key = ranked[0][1], (-math.inf, -math.inf, -math.inf)
         for gain, candidate in ranked:
             if gain < (best_key[0] - 1.0) * _TIE:
                 break
@@ -293,6 +298,24 @@ def _leaves(situation: Situation, choice: Choice, reserved: list[tuple[int, int]
     idle = [situation.now_ns] * (situation.idle - choice.threads)
     free_at_ns = sorted([*busy_until_ns, *idle, *situation.free_at_ns])
     return any(free_at_ns[threads - 1] <= start_ns for threads, start_ns in reserved)
+
+
+def _undominated(ranked: Sequence[tuple[float, _Candidate]]) -> list[tuple[float, _Candidate]]:
+    """What of `ranked`, highest gain first, could still win once its cost to others is known.
+
+    That cost only grows with the end of a run, all else equal: of runs of the same size, width and place in the
+    queue, one that gains less than another and ends no sooner cannot win. Under load this leaves one run per width,
+    and the dear look into the future is not taken at all where only one fits.
+    """
+    soonest: dict[tuple[int, int, int], int] = {}
+    kept = []
+    for gain, candidate in ranked:
+        kind = (candidate.choice.threads, candidate.size, candidate.skipped)
+        latency_ns = soonest.get(kind)
+        if latency_ns is None or candidate.latency_ns < latency_ns:
+            soonest[kind] = candidate.latency_ns
+            kept.append((gain, candidate))
+    return kept
 
 
 class _WorthAlone:
