@@ -2,8 +2,11 @@
 
 A request that was admitted should make its deadline. So one more is taken only if, with everybody served by the
 cheapest choice and the earliest deadline first, it makes its own and everybody who is due after it still makes theirs.
-Requests that are being decoded count as well as those queued. List scheduling (Graham 1966): on W workers that are free
-at given times, a run with work W' before it starts no later than (sum of free times + W') / W.
+Only by runs that the planner would start for it: at a high price of core time none that is wider, or a smaller batch,
+than what it earns pays for. Requests that are being decoded count as well as those queued.
+
+List scheduling (Graham 1966): on W workers that are free at given times, a run with work W' before it starts no later
+than (sum of free times + W') / W.
 """
 
 from __future__ import annotations
@@ -13,13 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.core.deadline_queue import DeadlineQueue
-from service.core.menu import Menu
+from service.core.menu import Choice, Menu
 from service.core.request import RoutingPolicy
 
 NS_PER_MS = 1_000_000
 _NEAR = 48
 _LOOKAHEAD_RATIO = 1.1
 _COST_WEIGHT = 1 / 32
+_PAYS = 1 + 1e-6  # what is worth exactly its price pays: under a flood that is the cheapest choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,16 @@ class Infeasible:
     reason: str
     needed_ns: int
     retry_after_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """What one newcomer finds: when it is ready and workers are free (rising), and the price of core time for it."""
+
+    policy: RoutingPolicy
+    ready_ns: int
+    free_ns: Sequence[int]
+    price: float
 
 
 class Admission:
@@ -71,36 +85,68 @@ class Admission:
         return self._queue.count_due_by(deadline_ns) + bisect.bisect_right(self._expected, deadline_ns)
 
     def judge(
-        self, deadline_ns: int, policy: RoutingPolicy, ready_ns: int, free_at_ns: Sequence[int]
+        self,
+        deadline_ns: int,
+        policy: RoutingPolicy,
+        *,
+        ready_ns: int,
+        free_at_ns: Sequence[int],
+        price: float = 0.0,
     ) -> Infeasible | None:
-        """None to admit; `ready_ns` is when the request could be in the queue, `free_at_ns` when workers are free."""
+        """None to admit; `ready_ns` is when the request could be in the queue, `free_at_ns` when workers are free.
+
+        `price`: top-1 points a core-nanosecond is worth at the current load.
+        """
         run_ns = self._menu.fastest_ns(policy) + self._overhead_ns
         if ready_ns + run_ns > deadline_ns:
             return Infeasible("no allowed variant can make the budget", run_ns)
         free_ns = sorted(max(at_ns, ready_ns) for at_ns in free_at_ns)
         ahead = self.due_by(deadline_ns)
-        done_ns = self._done_ns(policy, free_ns, ahead)
+        door = _Door(
+            policy, ready_ns, free_ns, price if policy.variant is None and policy.min_accuracy is None else 0.0
+        )
+        done_ns = self._done_ns(door, ahead)
         if done_ns > deadline_ns:
             wait_ns = done_ns - ready_ns - run_ns
             return Infeasible(f"the queue ahead takes about {wait_ns / NS_PER_MS:.1f} ms", done_ns - ready_ns)
         late_by_ns = self._worst_lateness_ns(deadline_ns, free_ns)
         if late_by_ns > 0:
-            needed_ns = self._done_ns(policy, free_ns, len(self._queue) + self.expected) - ready_ns
+            needed_ns = self._done_ns(door, self._waiting) - ready_ns
             return Infeasible("it would cost requests already admitted their deadlines", needed_ns, late_by_ns)
         return None
 
-    def _done_ns(self, policy: RoutingPolicy, free_ns: Sequence[int], ahead: int) -> int:
-        """When the soonest of the allowed runs would be done; a run on several cores waits until that many are free."""
-        start_ns = self._start_ns(free_ns, ahead)
-        allowed = self._menu.allowed(policy)
-        done_ns = min(
-            max(start_ns, free_ns[choice.threads - 1]) + choice.latency_ns(1)
-            for choice in allowed
-            if choice.threads <= len(free_ns)
-        )
-        if ahead and self._menu.cheapest in allowed:
-            done_ns = min(done_ns, self._batched_done_ns(free_ns, ahead + 1))
-        return done_ns + self._overhead_ns
+    @property
+    def _waiting(self) -> int:
+        return len(self._queue) + self.expected
+
+    def _done_ns(self, door: _Door, ahead: int) -> int:
+        """When the soonest of the allowed runs would be done; a run on several cores waits until that many are free.
+
+        Of those ahead, whole batches go first, and the rest share the newcomer's.
+        """
+        fitting = [choice for choice in self._menu.allowed(door.policy) if choice.threads <= len(door.free_ns)]
+        done_ns = []
+        for choice in fitting:
+            start_ns = self._start_ns(door.free_ns, ahead - ahead % choice.batch_sizes[-1])
+            start_ns = max(start_ns, door.free_ns[choice.threads - 1])
+            run_ns = choice.latency_ns(1) if self._is_quiet(door, start_ns) else self._paying_ns(choice, door.price)
+            if run_ns is not None:
+                done_ns.append(start_ns + run_ns)
+        if not done_ns:
+            start_ns = self._start_ns(door.free_ns, ahead)
+            done_ns = [max(start_ns, door.free_ns[choice.threads - 1]) + choice.latency_ns(1) for choice in fitting]
+        return min(done_ns) + self._overhead_ns
+
+    def _is_quiet(self, door: _Door, start_ns: int) -> bool:
+        """Whether the run would start at once, with nobody waiting: then whatever fits is run."""
+        return start_ns == door.ready_ns and not self._waiting
+
+    def _paying_ns(self, choice: Choice, price: float) -> int | None:
+        """Nanoseconds of the smallest run of `choice` that earns its core time, at most of all who wait; or None."""
+        for size in choice.batch_sizes:
+            if price * choice.latency_ns(size) * choice.threads <= size * choice.accuracy * _PAYS:
+                return choice.latency_ns(min(size, self._waiting + 1))
+        return None
 
     def _batched_done_ns(self, free_ns: Sequence[int], count: int) -> int:
         """When the last of `count` requests is done, if it shares a batch with those before it."""

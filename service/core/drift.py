@@ -19,8 +19,9 @@ QUANTILE = 0.9
 RECENT_NS = 3 * NS_PER_S
 """Observations older than this say nothing about now."""
 
-RELAX_NS = 5 * NS_PER_S
+RELAX_NS = 1 * NS_PER_S
 """Half-life of a ratio above one that is no longer confirmed: distrust fades, so that nothing is ruled out for good.
+Short, since where every budget is short one slow second has all refused, and nothing runs that could show it is over.
 A ratio below one stays: the profile was pessimistic, and that is learned."""
 
 ENOUGH = 3

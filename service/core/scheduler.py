@@ -121,11 +121,17 @@ class Scheduler:
         free_at_ns = [ready_ns] * len(self._idle)
         for run in self._runs.values():
             free_at_ns.extend([run.free_at_ns] * len(run.workers))
-        found = self._admission.judge(deadline_ns, policy, ready_ns, free_at_ns)
+        backlog_ns = len(self._queue) * self._menu.cheapest.core_ns_per_image
+        price = self._planner.load.price_per_core_ns(ready_ns, backlog_ns)
+
+        def judge() -> Infeasible | None:
+            return self._admission.judge(deadline_ns, policy, ready_ns=ready_ns, free_at_ns=free_at_ns, price=price)
+
+        found = judge()
         if found is not None and not self._runs:
             # Distrust of latencies fades with time, and a door that refuses everything must notice that.
             self._latencies.refresh(ready_ns)
-            found = self._admission.judge(deadline_ns, policy, ready_ns, free_at_ns)
+            found = judge()
         if found is not None and self._runs:
             # Whoever is refused because of the load is part of it; else a full door would look like a quiet street.
             self._planner.load.observe(deadline_ns - ready_ns, ready_ns)

@@ -23,9 +23,21 @@ def door(menu: Menu | None = None, queued_ms: list[float] | None = None) -> Admi
     return Admission(menu or cpu_menu(), queue, overhead_ns=0)
 
 
-def judge(admission: Admission, budget_ms: float, policy: RoutingPolicy = ANY, free_ms: tuple[float, ...] = (0,)):
-    free_at_ns = [NOW_NS + round(ms * MS) for ms in free_ms]
-    return admission.judge(NOW_NS + round(budget_ms * MS), policy, NOW_NS, free_at_ns)
+def judge(
+    admission: Admission,
+    budget_ms: float,
+    policy: RoutingPolicy = ANY,
+    *,
+    free_ms: tuple[float, ...] = (0,),
+    points_per_ms: float = 0.0,
+):
+    return admission.judge(
+        NOW_NS + round(budget_ms * MS),
+        policy,
+        ready_ns=NOW_NS,
+        free_at_ns=[NOW_NS + round(ms * MS) for ms in free_ms],
+        price=points_per_ms / MS,
+    )
 
 
 def test_an_idle_server_admits_what_its_fastest_variant_makes() -> None:
@@ -82,6 +94,25 @@ def test_a_wide_run_waits_for_all_its_cores() -> None:
     assert judge(door(menu), 10, free_ms=(0, 5)) is None
 
 
+def test_a_run_that_does_not_pay_is_no_promise() -> None:
+    """Where core time is worth what the narrow run earns, a budget that only the wide one makes is refused."""
+    menu = Menu([choice("only", 75, {1: 10}), choice("only", 75, {1: 6}, threads=2)])
+    assert judge(door(menu), 9, free_ms=(2, 2)) is None
+    assert judge(door(menu), 9, free_ms=(2, 2), points_per_ms=7.5) is not None
+    assert judge(door(menu), 12, free_ms=(2, 2), points_per_ms=7.5) is None
+    assert judge(door(menu), 9, points_per_ms=7.5, free_ms=(0, 0)) is None, "nobody waits: whatever fits is run"
+
+
+def test_a_newcomer_rides_in_the_batch_that_pays() -> None:
+    """Under load a batch takes all who wait, so the newcomer's budget must cover a batch and not one image."""
+    menu = Menu([choice("only", 75, {1: 10, 8: 16})])
+    later = [200.0] * 7
+    assert judge(door(menu, later), 14, free_ms=(2,)) is None
+    assert judge(door(menu, later), 14, free_ms=(2,), points_per_ms=75 / 2) is not None
+    assert judge(door(menu, later), 18, free_ms=(2,), points_per_ms=75 / 2) is None
+    assert judge(door(menu), 13, free_ms=(2,), points_per_ms=75 / 2) is None, "a batch of the one that waits"
+
+
 def test_pinned_traffic_makes_the_queue_dearer() -> None:
     """Requests pinned to an expensive variant are not reckoned at the cheapest one's cost."""
     admission = door()
@@ -98,7 +129,7 @@ def test_who_is_admitted_alone_after_promises_never_overfills(queued_ms: list[fl
     admitted: list[int] = []
     for request_id, left_ms in enumerate([*queued_ms, budget_ms], start=1):
         deadline_ns = NOW_NS + round(left_ms * MS)
-        if admission.judge(deadline_ns, ANY, NOW_NS, [NOW_NS]) is None:
+        if admission.judge(deadline_ns, ANY, ready_ns=NOW_NS, free_at_ns=[NOW_NS]) is None:
             admission.expect(request_id, deadline_ns, ANY)
             admitted.append(deadline_ns)
     for position, deadline_ns in enumerate(sorted(admitted), start=1):
