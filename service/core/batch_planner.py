@@ -186,6 +186,21 @@ class BatchPlanner:
         backlog = (len(situation.queue) - taken) * self.menu.cheapest.core_ns_per_image
         return lost + self.load.future_loss(free_after, backlog, situation.now_ns)
 
+    def likely_variants(self, slack_ns: int, policy: RoutingPolicy, now_ns: int) -> set[str]:
+        """The variants that a request with `slack_ns` left for its run may be served by at the price in force.
+
+        None that is better than the one worth most at the lowest price: only a sudden calm would choose it.
+        """
+        allowed = self.menu.allowed(policy)
+        fitting = [choice for choice in allowed if choice.latency_ns(1) <= slack_ns] or allowed
+        if policy.target_ns is None:
+            price = self.load.lowest_price_per_core_ns(now_ns)
+            best = max(
+                fitting, key=lambda choice: (choice.accuracy - price * choice.core_ns_per_image, choice.accuracy)
+            )
+            fitting = [choice for choice in fitting if choice.accuracy <= best.accuracy]
+        return {choice.variant.name for choice in fitting}
+
     def plan_late(self, request: QueuedRequest, idle: int) -> Plan | None:
         """The fastest run for one request that cannot make its deadline any more but wants its answer."""
         fitting = [choice for choice in self.menu.allowed(request.policy) if choice.threads <= idle]

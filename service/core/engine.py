@@ -244,11 +244,14 @@ class Engine:
     async def _decode_image(
         self, image: Picture, header: ImageHeader, options: RequestOptions, deadline_ns: int
     ) -> tuple[DecodedImage, int]:
-        """Decode no larger than the most accurate variant that could still be chosen needs, within the deadline."""
+        """Decode no larger than the variants need that could still be chosen at this load, within the deadline.
+
+        Decoding is half of the work, and what is not decoded need not be resized either. A variant that is chosen all
+        the same, since the load fell meanwhile, gets a picture that is a little smaller than it could use.
+        """
         started_ns = self.now_ns()
         slack_ns = deadline_ns - started_ns - self._decode.cost_ns(header)
-        feasible = [c for c in self._menu.allowed(options.policy) if c.latency_ns(1) <= slack_ns]
-        names = {choice.variant.name for choice in feasible or self._menu.allowed(options.policy)}
+        names = self._scheduler.likely_variants(slack_ns, options.policy, started_ns)
         resolution = max(self._resolutions[name] for name in names)
         try:
             timeout_ns = None if options.policy.on_miss is OnMiss.LATE else deadline_ns - started_ns

@@ -89,6 +89,16 @@ class LoadEstimator:
         already. Over time that mixes both in the proportion that meets the utilisation, and gives the better choices
         to requests that find the queue short.
         """
+        self._solve(now_ns)
+        operation = self._operation
+        return operation.below if self._credit(now_ns) > backlog_core_ns else operation.above
+
+    def lowest_price_per_core_ns(self, now_ns: int) -> float:
+        """The lower of the two prices: whatever credit there will be, no choice that is not worth this is made."""
+        self._solve(now_ns)
+        return self._operation.below
+
+    def _solve(self, now_ns: int) -> None:
         if self._solved_at_ns is None or now_ns - self._solved_at_ns >= self.settings.refresh_ns:
             self._sorted_budgets = sorted(self._budgets)
             self._operation = best_operation(
@@ -99,8 +109,6 @@ class LoadEstimator:
                 side_core_ns=self._side_core_ns,
             )
             self._solved_at_ns = now_ns
-        operation = self._operation
-        return operation.below if self._credit(now_ns) > backlog_core_ns else operation.above
 
     @property
     def width(self) -> int | None:

@@ -312,6 +312,10 @@ class Scheduler:
             heapq.heappop(self._timers)
         return None
 
+    def likely_variants(self, slack_ns: int, policy: RoutingPolicy, now_ns: int) -> set[str]:
+        """The variants that a request with `slack_ns` left for its run may be served by, at the load there is."""
+        return self._planner.likely_variants(slack_ns - self._planner.settings.overhead_ns, policy, now_ns)
+
     def idle_choice(self, budget_ns: int, policy: RoutingPolicy) -> str | None:
         """The variant an idle server would use for a request with `budget_ns` left for its run."""
         choice = self._menu.best_within(budget_ns - self._planner.settings.overhead_ns, policy)

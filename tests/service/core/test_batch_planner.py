@@ -26,17 +26,22 @@ def plan(
     rate_per_s: float = 0,
     batch_size_max: int = 16,
 ) -> Plan | None:
-    """The plan for queued requests with these budgets left, after a second of arrivals at `rate_per_s`."""
+    """The plan for queued requests with these budgets left, after three seconds of arrivals at `rate_per_s`."""
     queue = DeadlineQueue(size_max=2000)
     for request_id, budget_ms in enumerate(budgets_ms, start=1):
         queue.push(QueuedRequest(request_id, NOW_NS, NOW_NS + round(budget_ms * MS)))
-    load = LoadEstimator(menu, idle + len(free_ms))
+    planner = planner_after(menu, idle + len(free_ms), rate_per_s, batch_size_max)
+    free_at_ns = tuple(NOW_NS + round(ms * MS) for ms in free_ms)
+    return planner.plan(Situation(queue, NOW_NS, idle, free_at_ns))
+
+
+def planner_after(menu: Menu, workers: int, rate_per_s: float, batch_size_max: int = 16) -> BatchPlanner:
+    """A planner that has seen three seconds of arrivals at `rate_per_s`, each with 200 ms left."""
+    load = LoadEstimator(menu, workers)
     load.running(NOW_NS - 3_000 * MS, anything=True)
     for step in range(int(rate_per_s * 3)):
         load.observe(200 * MS, NOW_NS - 3_000 * MS + int(step * 1e9 / rate_per_s))
-    planner = BatchPlanner(menu, load, PlannerSettings(batch_size_max, overhead_ns=0))
-    free_at_ns = tuple(NOW_NS + round(ms * MS) for ms in free_ms)
-    return planner.plan(Situation(queue, NOW_NS, idle, free_at_ns))
+    return BatchPlanner(menu, load, PlannerSettings(batch_size_max, overhead_ns=0))
 
 
 def test_nothing_to_do_is_no_plan() -> None:
@@ -101,6 +106,16 @@ def test_arrival_rate_alone_pulls_the_choice_down() -> None:
     assert calm is not None
     assert busy is not None
     assert (calm.variant, busy.variant) == ("large", "small")
+
+
+def test_under_load_no_variant_is_likely_that_is_not_worth_its_time() -> None:
+    """Idle, whatever fits is likely; in a flood only the cheapest is, whatever the budget, unless it cannot be used."""
+    calm, flood = planner_after(cpu_menu(), 1, 2), planner_after(cpu_menu(), 1, 200)
+    assert calm.likely_variants(30 * MS, RoutingPolicy(), NOW_NS) == {"small", "medium"}
+    assert calm.likely_variants(100 * MS, RoutingPolicy(), NOW_NS) == {"small", "medium", "large"}
+    assert flood.likely_variants(100 * MS, RoutingPolicy(), NOW_NS) == {"small"}
+    assert flood.likely_variants(100 * MS, RoutingPolicy(min_accuracy=79), NOW_NS) == {"large"}
+    assert flood.likely_variants(5 * MS, RoutingPolicy(), NOW_NS) == {"small"}
 
 
 def test_batches_where_batching_pays() -> None:
