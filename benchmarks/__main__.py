@@ -11,12 +11,13 @@ BENCHMARKS = {
     "precision": ("benchmarks.precision", "what int8 gains over fp32, and what it loses"),
     "bound": ("benchmarks.bound", "the server beside a bare loop on the same cores"),
     "simulation": ("benchmarks.simulation", "the scheduler on a fake clock beside an upper bound"),
+    "autoscaling": ("benchmarks.autoscaling", "a fleet on a fake clock, scaled by one signal or another"),
     "replay": ("benchmarks.replay", "the real server under load, beside fixed variants"),
 }
 """Name to (module with a `main(argv)`, what it measures)."""
 
 # Which benchmark understands which flag, for `make bench`, which hands all it was given to all that it runs.
-TAKES_TRACES = ("simulation", "replay")
+TAKES_TRACES = ("simulation", "autoscaling", "replay")
 
 
 def main(argv: Sequence[str]) -> None:
