@@ -36,7 +36,7 @@ def test_two_replicas_carry_twice_the_traffic() -> None:
 
 
 def test_a_fleet_grows_with_its_traffic_and_shrinks_again() -> None:
-    """By answers given up, it is larger at noon than on average, earns more than its least and costs less than its most.
+    """By answers given up, it is larger at noon than on average, earns more than its least, costs less than its most.
 
     Every request is accounted for, which the report itself asserts.
     """
