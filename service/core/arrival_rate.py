@@ -1,9 +1,10 @@
 """How often requests arrive, as a rate that forgets: overall, and while something is running.
 
-The second is the one to plan by. For traffic that knows nothing of the server both are the same, since Poisson
-arrivals see time averages. But a client that sends its next request only when it has its answer never arrives
-while its own request runs: it offers work without ever competing for a worker, and must not make the server
-save capacity for it. Reads no clock.
+The second is what a run costs others: who arrives while it goes on. For traffic that knows nothing of the server both
+are the same, since Poisson arrivals see time averages. But bursts come while runs go on, and the rate within them says
+little about how full the machine is over time. And a client that sends its next request only when it has its answer
+never arrives while its own request runs: it offers work without ever competing for a worker, and must not make the
+server save capacity for it. So what is offered is the lower of the two. Reads no clock.
 """
 
 from __future__ import annotations
@@ -53,11 +54,14 @@ class ArrivalRate:
 
     def __init__(self, window_ns: int, prior_ns: int) -> None:
         """`window_ns`: time constant. `prior_ns`: quiet time assumed beforehand."""
+        self._overall = DecayedRate(window_ns, prior_ns)
         self._while_running = DecayedRate(window_ns, prior_ns)
         self._running = False
 
     def arrival(self, now_ns: int) -> None:
         """A request arrived."""
+        self._overall.advance(now_ns, exposed=True)
+        self._overall.count()
         self._while_running.advance(now_ns, exposed=self._running)
         if self._running:
             self._while_running.count()
@@ -71,3 +75,8 @@ class ArrivalRate:
         """Arrivals per nanosecond while something runs."""
         self._while_running.advance(now_ns, exposed=self._running)
         return self._while_running.per_ns
+
+    def offered_per_ns(self, now_ns: int) -> float:
+        """Arrivals per nanosecond that compete for the machine, over time."""
+        self._overall.advance(now_ns, exposed=True)
+        return min(self._overall.per_ns, self.per_ns(now_ns))

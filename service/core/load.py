@@ -78,7 +78,7 @@ class LoadEstimator:
         self._credited_at_ns = now_ns
 
     def arrivals_per_ns(self, now_ns: int) -> float:
-        """Recent arrivals per nanosecond."""
+        """Recent arrivals per nanosecond of running."""
         return self._rate.per_ns(now_ns)
 
     def price_per_core_ns(self, now_ns: int, backlog_core_ns: float = 0.0) -> float:
@@ -105,7 +105,7 @@ class LoadEstimator:
                 self.menu,
                 self._sorted_budgets[:: max(1, len(self._sorted_budgets) // _SAMPLE)],
                 workers=self.workers,
-                arrivals_per_ns=self.arrivals_per_ns(now_ns),
+                arrivals_per_ns=self._rate.offered_per_ns(now_ns),
                 side_core_ns=self._side_core_ns,
             )
             self._solved_at_ns = now_ns

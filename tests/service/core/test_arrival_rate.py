@@ -74,3 +74,21 @@ def test_independent_arrivals_are_seen_at_their_rate_while_running() -> None:
         else:
             rate.running(at_ns, anything=kind == "on")
     assert rate.per_ns(60 * NS_PER_S) * NS_PER_S == pytest.approx(50, rel=0.15)
+
+
+def test_what_is_offered_counts_neither_bursts_twice_nor_clients_that_wait() -> None:
+    """Bursts that come while runs go on are offered at their rate over time; who waits for answers offers nothing."""
+    bursts, waiting = ArrivalRate(5 * NS_PER_S, prior_ns=1), ArrivalRate(5 * NS_PER_S, prior_ns=1)
+    for step in range(200):
+        at_ns = step * 100_000_000
+        bursts.running(at_ns, anything=True)
+        for arrival in range(5):
+            bursts.arrival(at_ns + arrival * 1_000_000)
+        bursts.running(at_ns + 20_000_000, anything=False)
+        waiting.arrival(at_ns)
+        waiting.running(at_ns, anything=True)
+        waiting.running(at_ns + 90_000_000, anything=False)
+    end_ns = 20 * NS_PER_S
+    assert bursts.offered_per_ns(end_ns) * NS_PER_S == pytest.approx(50, rel=0.1)
+    assert bursts.per_ns(end_ns) * NS_PER_S == pytest.approx(250, rel=0.1)
+    assert waiting.offered_per_ns(end_ns) == 0.0
