@@ -199,7 +199,7 @@ class Engine:
         except asyncio.CancelledError:
             self._instrument.request_cancelled(self.now_ns() - received_ns)
             raise
-        except PhiserveError as error:
+        except Exception as error:  # one that nobody foresaw too: it has to be counted, and is no longer inside
             self._instrument.request_failed(error, admitted=True, waited_ns=self.now_ns() - received_ns)
             raise
         finally:
