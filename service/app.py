@@ -119,6 +119,7 @@ def build_server(settings: Settings, progress: Progress) -> Server:
     spare = max(1, cores // 2) if machine.on_cpu else cores
     decoder = PillowDecoder(settings.decode_threads or spare, settings.admitted_max, settings.image_pixels_max)
     instrument, tally = PrometheusInstrument(create_registry(version("phiserve"))), Tally(clock)
+    instrument.variants_served(entries)
     served = {
         name: ServedVariant(entry.manifest, entry.labels, routable=name in entries) for name, entry in found.items()
     }

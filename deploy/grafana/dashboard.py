@@ -40,13 +40,13 @@ class Panel:
     is_stacked: bool = False
 
 
+def _quantile(metric: str, selector: str, q: float) -> Query:
+    expr = f"histogram_quantile({q}, sum by (le) (rate({metric}_bucket{{{_JOB}{selector}}}{_RATE})))"
+    return Query(expr, f"p{q:.0%}"[:-1])
+
+
 def _quantiles(metric: str, selector: str) -> tuple[Query, ...]:
-    return tuple(
-        Query(
-            f"histogram_quantile({q}, sum by (le) (rate({metric}_bucket{{{_JOB}{selector}}}{_RATE})))", f"p{q:.0%}"[:-1]
-        )
-        for q in (0.5, 0.95, 0.99)
-    )
+    return tuple(_quantile(metric, selector, q) for q in (0.5, 0.95, 0.99))
 
 
 PROMISES = (
@@ -132,6 +132,7 @@ TIME = (
         "From received whole to ended, answered requests.",
         "s",
         _quantiles("phiserve_request_duration_seconds", ', outcome="answered"'),
+        width=6,
     ),
     Panel(
         "Time by stage",
@@ -144,13 +145,22 @@ TIME = (
                 "{{stage}}",
             ),
         ),
+        width=6,
         is_stacked=True,
+    ),
+    Panel(
+        "Budget left when the run begins",
+        "What decoding and queueing left of budgets: of the median request, and of the one in 20 that has least.",
+        "percentunit",
+        tuple(_quantile("phiserve_dispatch_slack_ratio", "", q) for q in (0.5, 0.05)),
+        width=6,
     ),
     Panel(
         "Measured over planned",
         "A run above 1 took longer than it was planned to; many of them break promises.",
         "none",
         _quantiles("phiserve_prediction_error_ratio", ""),
+        width=6,
     ),
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Iterable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -38,11 +39,21 @@ BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 FORECAST_BUCKETS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2, 4)
 """Measured over planned latency: up to 1 the plan held."""
 
+SLACK_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Slack as a share of the budget, so that budgets of 30 ms and of 1 s can be told in one histogram."""
+
+STAGES = ("decode", "queue", "preprocess", "inference")
+
+UNEXPECTED = "unexpected"
+"""The kind of every error outside the error tree: a bug."""
+
 OUTCOMES = ("answered", "refused", "failed", "cancelled")
 """refused: at the door; failed: after it was passed; cancelled: the caller left."""
 
 BUDGET_RESULTS = ("met", "missed", "refused", "expired", "overloaded")
 """met, missed: answered in time or late; refused, expired: infeasible at the door or later; overloaded: no room."""
+
+RUN_RESULTS = ("finished", "failed")
 
 NO_VARIANT = ""
 
@@ -79,6 +90,12 @@ class PrometheusInstrument(Instrument):
     def metrics_page(self) -> tuple[bytes, str]:
         """See `render`."""
         return render(self._registry)
+
+    def variants_served(self, names: Iterable[str]) -> None:
+        """Give every series by variant its first value, 0: one that begins with an event hides it from `rate`."""
+        for name in names:
+            self._requests.expect(name)
+            self._runs.expect(name)
 
     def request_admitted(self) -> None:
         """See `Instrument`."""
@@ -155,6 +172,12 @@ class _Requests:
             "Answers for which an idle server would have used a better variant",
             registry=registry,
         )
+        self.slack = Histogram(
+            "phiserve_dispatch_slack_ratio",
+            "Share of its budget that an answered request still had when its run began: what the queue left",
+            buckets=SLACK_BUCKETS,
+            registry=registry,
+        )
         # A series that is absent until its first event makes rates and alerts miss that event.
         for outcome in OUTCOMES:
             self.duration.labels(outcome)
@@ -164,6 +187,12 @@ class _Requests:
             self.budgets.labels(result)
         for kind in PhiserveError.__subclasses__():
             self.errors.labels(_reason(kind))
+        self.errors.labels(UNEXPECTED)
+        for stage in STAGES:
+            self.stages.labels(stage)
+
+    def expect(self, variant: str) -> None:
+        self.requests.labels("answered", variant)
 
     def settled(self, classification: Classification) -> None:
         timings, variant = classification.timings, classification.variant
@@ -173,6 +202,8 @@ class _Requests:
         self.stages.labels("queue").observe(timings.queue_ns / NS_PER_S)
         self.stages.labels("preprocess").observe(timings.preprocess_ns / NS_PER_S)
         self.stages.labels("inference").observe(timings.inference_ns / NS_PER_S)
+        left_ns = classification.budget_ns - timings.decode_ns - timings.queue_ns
+        self.slack.observe(max(0, left_ns) / classification.budget_ns)
         if classification.budget_met and variant.top1 is not None:
             self.accuracy.observe(variant.top1 / 100)
         if classification.degraded_from is not None:
@@ -213,6 +244,12 @@ class _Runs:
             registry=registry,
         )
 
+    def expect(self, variant: str) -> None:
+        for result in RUN_RESULTS:
+            self.runs.labels(variant, result)
+        self.batch_size.labels(variant)
+        self.forecast.labels(variant)
+
     def finished(self, plan: Plan, result: RunResult) -> None:
         self.runs.labels(plan.variant, "finished").inc()
         self.batch_size.labels(plan.variant).observe(len(plan.request_ids))
@@ -226,4 +263,4 @@ def _reason(kind: type[Exception]) -> str:
     for ancestor in kind.__mro__:
         if PhiserveError in ancestor.__bases__:
             return re.sub(r"(?<!^)(?=[A-Z])", "_", ancestor.__name__).lower()
-    return "unexpected"
+    return UNEXPECTED

@@ -22,7 +22,7 @@ from service.telemetry.metrics import (
 from tests.fakes.engine import classification
 from tests.fakes.event_loop import run_in_fake_time
 from tests.fakes.menus import MS
-from tests.fakes.runtime import build_engine
+from tests.fakes.runtime import FakeDecoder, build_engine
 
 PLAN = Plan("small", 1, (7, 8, 9), latency_ns=10 * MS)
 
@@ -141,13 +141,36 @@ def test_queue_and_flight_show_the_latest_state(instrument) -> None:
 
 
 def test_series_exist_before_their_first_event(instrument) -> None:
-    """Each budget result, each error kind and each outcome without a variant starts at zero."""
+    """Each budget result, error kind, stage, and outcome without a variant starts at zero."""
     for result in BUDGET_RESULTS:
         assert value(instrument, "phiserve_budget_total", result=result) == 0
     for outcome in OUTCOMES:
         assert value(instrument, "phiserve_request_duration_seconds_count", outcome=outcome) == 0
     reasons = {dict(labels)["reason"] for name, labels in scrape(instrument) if name == "phiserve_errors_total"}
-    assert len(reasons) == len(PhiserveError.__subclasses__())
+    assert len(reasons) == len(PhiserveError.__subclasses__()) + 1
+    assert "unexpected" in reasons
+    for stage in ("decode", "queue", "preprocess", "inference"):
+        assert value(instrument, "phiserve_stage_duration_seconds_count", stage=stage) == 0
+
+
+def test_variants_exist_before_their_first_run(instrument) -> None:
+    """Once it is told what is served, every series by variant is there at zero, failed runs included."""
+    instrument.variants_served(["small", "large"])
+    for name in ("small", "large"):
+        assert value(instrument, "phiserve_requests_total", outcome="answered", variant=name) == 0
+        assert value(instrument, "phiserve_batch_size_count", variant=name) == 0
+        assert value(instrument, "phiserve_prediction_error_ratio_count", variant=name) == 0
+        for result in ("finished", "failed"):
+            assert value(instrument, "phiserve_runs_total", variant=name, result=result) == 0
+
+
+@pytest.mark.parametrize(("budget_ms", "share"), [(40, 1 - 1.484567 / 40), (2, 1 - 1.484567 / 2), (1, 0)])
+def test_slack_is_the_share_of_the_budget_that_waiting_left(instrument, budget_ms, share) -> None:
+    """An answer counts what decoding and queueing left of its budget; one that began too late had nothing left."""
+    instrument.request_admitted()
+    instrument.request_settled(classification(budget_ns=budget_ms * MS))
+    assert value(instrument, "phiserve_dispatch_slack_ratio_count") == 1
+    assert value(instrument, "phiserve_dispatch_slack_ratio_sum") == pytest.approx(share)
 
 
 def test_names_follow_the_conventions(instrument) -> None:
@@ -181,6 +204,25 @@ def test_buckets_reach_over_all_real_budgets() -> None:
     """Duration buckets rise from 1 ms to 10 s."""
     assert list(DURATION_BUCKETS_S) == sorted(set(DURATION_BUCKETS_S))
     assert (DURATION_BUCKETS_S[0], DURATION_BUCKETS_S[-1]) == (0.001, 10)
+
+
+def test_a_bug_is_counted_and_leaves_nobody_inside(instrument) -> None:
+    """An error that nobody foresaw ends its request like any other: counted, and admitted no more."""
+
+    class Buggy(FakeDecoder):
+        async def decode(self, image, resolution, deadline_ns):
+            raise ZeroDivisionError
+
+    engine = build_engine(instrument=instrument, decoder=Buggy())
+
+    async def serve() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await engine.infer(b"a", RequestOptions(), received_ns=engine.now_ns())
+
+    run_in_fake_time(serve())
+    assert value(instrument, "phiserve_errors_total", reason="unexpected") == 1
+    assert value(instrument, "phiserve_requests_total", outcome="failed", variant="") == 1
+    assert value(instrument, "phiserve_admitted") == 0
 
 
 def test_the_real_core_adds_up(instrument) -> None:
