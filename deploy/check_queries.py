@@ -1,8 +1,8 @@
 """Every query of the dashboard and every recording rule, against a real Prometheus that scrapes a real phiserve.
 
 Starts both on free ports of the loopback interface, sends some seconds of traffic (`deploy/load/open_loop.py`), and
-fails if a query finds nothing or only NaN. Needs `prometheus` on the path (a Debian package) and a store that is built;
-touches no running server and leaves nothing behind.
+fails if a query finds nothing or only NaN, or if `promtool` finds fault with the page of metrics. Needs `prometheus`
+on the path (a Debian package) and a store that is built; touches no running server and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -116,6 +116,17 @@ def wait_until_scraped(prometheus: httpx.Client) -> None:
     raise SystemExit("Prometheus has scraped nothing; see its messages above")
 
 
+def is_well_formed(page: str) -> bool:
+    """Whether `promtool` has nothing to say of the names, types and help of a page of metrics; it shows what it has."""
+    if (promtool := shutil.which("promtool")) is None:
+        sys.stdout.write("skipped: the page of metrics, since promtool is not on the path\n")
+        return True
+    checked = subprocess.run([promtool, "check", "metrics"], input=page, text=True, check=False)
+    if checked.returncode == 0:
+        sys.stdout.write("/metrics: no finding\n")
+    return checked.returncode == 0
+
+
 def main() -> int:
     """Start, send, ask; prints what found nothing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -140,11 +151,12 @@ def main() -> int:
         load = [sys.executable, ROOT / "deploy/load/open_loop.py", ROOT / "tests/photographs", "--url"]
         traffic = [*load, f"http://{address}", "--rate", str(rate), "--seconds", str(seconds)]
         subprocess.run(traffic, check=True, timeout=seconds + 60)
+        page_is_good = is_well_formed(httpx.get(f"http://{address}/metrics").raise_for_status().text)
         empty = [f"{name}\n    {expr}" for name, expr in queries().items() if not has_data(prometheus, expr)]
     for line in empty:
         sys.stdout.write(f"no data: {line}\n")
     sys.stdout.write(f"{len(queries()) - len(empty)} of {len(queries())} queries have data\n")
-    return 1 if empty else 0
+    return 1 if empty or not page_is_good else 0
 
 
 if __name__ == "__main__":
