@@ -38,7 +38,7 @@ def build_fronts(
     api = _rest_api(settings, engine, instrument)
     oip, statistics = _oip_service(settings, engine), Statistics(tally, engine.now_ns)
     install_oip_rest(api, oip, statistics, version=VERSION)
-    http = HttpServer(api, ports.http, ports.tls)
+    http = HttpServer(api, ports.http, ports.tls, keepalive_s=settings.http_keepalive_s)
     if ports.grpc is None:
         return Fronts(http, None)
     grpc = GrpcServer(

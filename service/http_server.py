@@ -63,8 +63,13 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 class HttpServer:
     """One application on one listener. `start`, then `drain`, then `stop`; `ended` is done if it fails between."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, tls: TlsFiles | None = None) -> None:
-        """`listener` comes from `bind`; `tls` must have been checked."""
+    def __init__(
+        self, app: ASGIApp, listener: socket.socket, tls: TlsFiles | None = None, *, keepalive_s: int = 75
+    ) -> None:
+        """`listener` comes from `bind`; `tls` must have been checked.
+
+        `keepalive_s`: how long a connection may be silent between two requests before it is closed.
+        """
         self._scheme = "http" if tls is None else "https"
         self._listener = listener
         self._drain = HttpDrain(app)
@@ -76,6 +81,7 @@ class HttpServer:
                 lifespan="off",
                 server_header=False,
                 backlog=BACKLOG,
+                timeout_keep_alive=keepalive_s,
                 ssl_certfile=None if tls is None else tls.cert,
                 ssl_keyfile=None if tls is None else tls.key,
                 ssl_ca_certs=None if tls is None or tls.client_ca is None else str(tls.client_ca),

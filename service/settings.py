@@ -88,6 +88,15 @@ class Settings:
     body_bytes_max: Annotated[int, Knob("Largest body of a multipart request, in bytes.", 1, 2**31)] = 64 * 1024**2
     image_pixels_max: Annotated[int, Knob("Largest image, in pixels.", 1, 178_956_970)] = 50_000_000
     images_per_request_max: Annotated[int, Knob("Most images in one multipart request.", 1, 256)] = 16
+    http_keepalive_s: Annotated[
+        int,
+        Knob(
+            "Silence after which an HTTP connection is closed, in seconds. Keep it above the idle time of proxies in "
+            "front: whoever reuses a connection in the moment it is closed loses a request.",
+            1,
+            86_400,
+        ),
+    ] = 75
     grpc_concurrent_rpcs_max: Annotated[
         int,
         Knob("gRPC calls in progress, a stream being one; beyond it callers get RESOURCE_EXHAUSTED.", 1, 1_000_000),

@@ -38,6 +38,7 @@ GIVEN = {
     "body_bytes_max": ("30000000", 30_000_000),
     "image_pixels_max": ("1234567", 1_234_567),
     "images_per_request_max": ("2", 2),
+    "http_keepalive_s": ("65", 65),
     "grpc_concurrent_rpcs_max": ("50", 50),
     "grpc_keepalive_s": ("5.5", 5.5),
     "stream_frames_max": ("12", 12),

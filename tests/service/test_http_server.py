@@ -62,6 +62,26 @@ def test_a_port_is_closed_until_the_start_and_open_right_after_it() -> None:
     assert asyncio.run(run()).endswith(b"\r\n\r\nbody")
 
 
+def test_a_silent_connection_is_closed_after_its_time() -> None:
+    """After an answer a connection may be used again, and is closed by the server once it was silent for too long."""
+
+    async def run() -> tuple[bytes, bytes]:
+        server = HttpServer(echo, bind("127.0.0.1", 0), keepalive_s=1)
+        await server.start()
+        reader, writer = await connect(server)
+        for body in (b"one.", b"two."):
+            writer.write(REQUEST + body)
+            answer = await read_answer(reader)
+        after = await asyncio.wait_for(reader.read(), 30)
+        writer.close()
+        await server.stop(5)
+        return answer, after
+
+    answer, after = asyncio.run(run())
+    assert answer.endswith(b"\r\n\r\ntwo.")
+    assert after == b""
+
+
 def test_a_port_in_use_is_refused_when_it_is_taken() -> None:
     """The error names the address, the reason and the flags that choose another."""
     with socket.create_server(("127.0.0.1", 0)) as other:
