@@ -46,12 +46,16 @@ class PlannerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What the planner is asked about: the queue, the idle workers and when the busy ones should be free."""
+    """What the planner is asked about: the queue, the idle workers and when the busy ones should be free.
+
+    `expected`: admitted requests that are being decoded: the queue they will make is known before it is there.
+    """
 
     queue: DeadlineQueue
     now_ns: int
     idle: int
     free_at_ns: tuple[int, ...]
+    expected: int = 0
 
     def all_free_at_ns(self) -> list[int]:
         """When each worker is free, rising; the n-th is when n workers are."""
@@ -88,7 +92,8 @@ class BatchPlanner:
         queue = situation.queue
         if not situation.idle or not len(queue):
             return None
-        price = self.load.price_per_core_ns(situation.now_ns, (len(queue) - 1) * self.menu.cheapest.core_ns_per_image)
+        backlog_ns = (len(queue) - 1 + situation.expected) * self.menu.cheapest.core_ns_per_image
+        price = self.load.price_per_core_ns(situation.now_ns, backlog_ns)
         losses = _QueueLoss(situation, self.menu.cheapest, self.settings.overhead_ns)
         candidates = self._worth_trying(self._candidates(situation, price), situation, losses)
         if not candidates:
@@ -183,18 +188,18 @@ class BatchPlanner:
         free_after = [0] * (situation.idle - threads) + [candidate.latency_ns] * threads
         free_after += [at_ns - situation.now_ns for at_ns in situation.free_at_ns]
         free_after.sort()
-        backlog = (len(situation.queue) - taken) * self.menu.cheapest.core_ns_per_image
+        backlog = (len(situation.queue) - taken + situation.expected) * self.menu.cheapest.core_ns_per_image
         return lost + self.load.future_loss(free_after, backlog, situation.now_ns)
 
-    def likely_variants(self, slack_ns: int, policy: RoutingPolicy, now_ns: int) -> set[str]:
-        """The variants that a request with `slack_ns` left for its run may be served by at the price in force.
+    def likely_variants(self, slack_ns: int, policy: RoutingPolicy, waiting: int, now_ns: int) -> set[str]:
+        """The variants that a request with `slack_ns` left for its run may be served by, behind `waiting` others.
 
-        None that is better than the one worth most at the lowest price: only a sudden calm would choose it.
+        None that is better than the one worth most at the price in force: only a sudden calm would choose it.
         """
         allowed = self.menu.allowed(policy)
         fitting = [choice for choice in allowed if choice.latency_ns(1) <= slack_ns] or allowed
         if policy.target_ns is None:
-            price = self.load.lowest_price_per_core_ns(now_ns)
+            price = self.load.price_per_core_ns(now_ns, waiting * self.menu.cheapest.core_ns_per_image)
             best = max(
                 fitting, key=lambda choice: (choice.accuracy - price * choice.core_ns_per_image, choice.accuracy)
             )

@@ -93,11 +93,6 @@ class LoadEstimator:
         operation = self._operation
         return operation.below if self._credit(now_ns) > backlog_core_ns else operation.above
 
-    def lowest_price_per_core_ns(self, now_ns: int) -> float:
-        """The lower of the two prices: whatever credit there will be, no choice that is not worth this is made."""
-        self._solve(now_ns)
-        return self._operation.below
-
     def _solve(self, now_ns: int) -> None:
         if self._solved_at_ns is None or now_ns - self._solved_at_ns >= self.settings.refresh_ns:
             self._sorted_budgets = sorted(self._budgets)
@@ -159,7 +154,8 @@ class LoadEstimator:
             free_after_ns=servers,
             widths=tuple((threads, latency_ns) for threads, latency_ns in widths if threads <= len(servers)),
             run_ns=cheapest.latency_ns(1),
-            run_ns_per_image=cheapest.core_ns_per_image / width,
+            # Decoding takes the same cores, before the run.
+            run_ns_per_image=(cheapest.core_ns_per_image + self._side_core_ns) / width,
             backlog_ns=backlog_core_ns / width,
             arrivals_per_run=rate * cheapest.latency_ns(1),
             accuracy=cheapest.accuracy,

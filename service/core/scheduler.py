@@ -279,7 +279,8 @@ class Scheduler:
 
     def _plan(self, now_ns: int) -> Plan | None:
         free = [run.free_at_ns for run in self._runs.values() for _ in run.workers]
-        situation = Situation(self._queue, now_ns, len(self._idle), tuple(max(now_ns, at) for at in free))
+        free_at_ns = tuple(max(now_ns, at) for at in free)
+        situation = Situation(self._queue, now_ns, len(self._idle), free_at_ns, self._admission.expected)
         plan = self._planner.plan(situation)
         if plan is None and self._late:
             # In time comes first; late answers use what is left, the longest overdue first.
@@ -314,7 +315,8 @@ class Scheduler:
 
     def likely_variants(self, slack_ns: int, policy: RoutingPolicy, now_ns: int) -> set[str]:
         """The variants that a request with `slack_ns` left for its run may be served by, at the load there is."""
-        return self._planner.likely_variants(slack_ns - self._planner.settings.overhead_ns, policy, now_ns)
+        waiting = len(self._queue) + self._admission.expected
+        return self._planner.likely_variants(slack_ns - self._planner.settings.overhead_ns, policy, waiting, now_ns)
 
     def idle_choice(self, budget_ns: int, policy: RoutingPolicy) -> str | None:
         """The variant an idle server would use for a request with `budget_ns` left for its run."""

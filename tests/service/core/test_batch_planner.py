@@ -111,11 +111,11 @@ def test_arrival_rate_alone_pulls_the_choice_down() -> None:
 def test_under_load_no_variant_is_likely_that_is_not_worth_its_time() -> None:
     """Idle, whatever fits is likely; in a flood only the cheapest is, whatever the budget, unless it cannot be used."""
     calm, flood = planner_after(cpu_menu(), 1, 2), planner_after(cpu_menu(), 1, 200)
-    assert calm.likely_variants(30 * MS, RoutingPolicy(), NOW_NS) == {"small", "medium"}
-    assert calm.likely_variants(100 * MS, RoutingPolicy(), NOW_NS) == {"small", "medium", "large"}
-    assert flood.likely_variants(100 * MS, RoutingPolicy(), NOW_NS) == {"small"}
-    assert flood.likely_variants(100 * MS, RoutingPolicy(min_accuracy=79), NOW_NS) == {"large"}
-    assert flood.likely_variants(5 * MS, RoutingPolicy(), NOW_NS) == {"small"}
+    assert calm.likely_variants(30 * MS, RoutingPolicy(), 0, NOW_NS) == {"small", "medium"}
+    assert calm.likely_variants(100 * MS, RoutingPolicy(), 0, NOW_NS) == {"small", "medium", "large"}
+    assert flood.likely_variants(100 * MS, RoutingPolicy(), 0, NOW_NS) == {"small"}
+    assert flood.likely_variants(100 * MS, RoutingPolicy(min_accuracy=79), 0, NOW_NS) == {"large"}
+    assert flood.likely_variants(5 * MS, RoutingPolicy(), 0, NOW_NS) == {"small"}
 
 
 def test_batches_where_batching_pays() -> None:
