@@ -5,7 +5,7 @@ import warnings
 
 from phiserve.v1 import classifier_pb2 as phiserve_dot_v1_dot_classifier__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.80.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class ClassifierStub:
+class ClassifierStub(object):
     """Classifies images with the most accurate variant that makes each request's latency budget.
     """
 
@@ -52,7 +52,7 @@ class ClassifierStub:
                 _registered_method=True)
 
 
-class ClassifierServicer:
+class ClassifierServicer(object):
     """Classifies images with the most accurate variant that makes each request's latency budget.
     """
 
@@ -107,7 +107,7 @@ def add_ClassifierServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class Classifier:
+class Classifier(object):
     """Classifies images with the most accurate variant that makes each request's latency budget.
     """
 
