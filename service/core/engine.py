@@ -234,6 +234,7 @@ class Engine:
             answer=asyncio.get_running_loop().create_future(),
         )
         self._flights[request.request_id] = flight
+        self._instrument.request_queued(request, now_ns)
         self._perform(self._scheduler.submit(request, now_ns))
         try:
             return await flight.answer
@@ -291,6 +292,7 @@ class Engine:
             flight.dispatched_ns = now_ns
             top_k = max(top_k, flight.options.top_k)
         self._plans[worker] = plan
+        self._instrument.run_started(plan, now_ns)
         self._workers.start_run(worker, plan, images, top_k, self._on_done(worker))
 
     def _on_done(self, worker: int) -> Callable[[RunResult | BaseException], None]:

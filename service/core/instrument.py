@@ -6,14 +6,20 @@ loop's thread, must return at once and must not raise.
 
 from __future__ import annotations
 
-from service.core.request import Classification, Plan, RunResult
+from service.core.request import Classification, Plan, QueuedRequest, RunResult
 
 
 class Instrument:
     """Observes the life of requests. Every method here does nothing; override what you need."""
 
     def request_admitted(self) -> None:
-        """A request passed the door and is now somewhere between decode and its answer."""
+        """A request passed the door and is now somewhere between decode and its answer.
+
+        Until its end, this and what follows is told in the request's own context (see `contextvars`), runs aside.
+        """
+
+    def request_queued(self, request: QueuedRequest, queued_ns: int) -> None:
+        """An admitted request was decoded, and is given to the scheduler at `queued_ns`."""
 
     def request_settled(self, classification: Classification) -> None:
         """An admitted request got its answer."""
@@ -26,6 +32,9 @@ class Instrument:
 
     def queue_changed(self, queued: int, in_flight: int) -> None:
         """The number of requests waiting for a worker, or being run, changed."""
+
+    def run_started(self, plan: Plan, started_ns: int) -> None:
+        """A planned run was handed to a worker at `started_ns`."""
 
     def run_finished(self, plan: Plan, result: RunResult) -> None:
         """A worker finished a planned run; compare `plan.latency_ns` with what it took."""
@@ -44,6 +53,11 @@ class Instruments(Instrument):
         """See `Instrument`."""
         for instrument in self._instruments:
             instrument.request_admitted()
+
+    def request_queued(self, request: QueuedRequest, queued_ns: int) -> None:
+        """See `Instrument`."""
+        for instrument in self._instruments:
+            instrument.request_queued(request, queued_ns)
 
     def request_settled(self, classification: Classification) -> None:
         """See `Instrument`."""
@@ -64,6 +78,11 @@ class Instruments(Instrument):
         """See `Instrument`."""
         for instrument in self._instruments:
             instrument.queue_changed(queued, in_flight)
+
+    def run_started(self, plan: Plan, started_ns: int) -> None:
+        """See `Instrument`."""
+        for instrument in self._instruments:
+            instrument.run_started(plan, started_ns)
 
     def run_finished(self, plan: Plan, result: RunResult) -> None:
         """See `Instrument`."""

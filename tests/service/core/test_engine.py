@@ -7,7 +7,16 @@ import asyncio
 import pytest
 
 from service.core.engine import Engine, Readiness
-from service.core.request import OnMiss, RawPixels, RequestOptions, RoutingPolicy
+from service.core.instrument import Instrument
+from service.core.request import (
+    Classification,
+    OnMiss,
+    Plan,
+    QueuedRequest,
+    RawPixels,
+    RequestOptions,
+    RoutingPolicy,
+)
 from service.errors import (
     DeadlineExceeded,
     InferenceFailed,
@@ -51,6 +60,36 @@ def test_answers_with_labels_timings_and_variant() -> None:
         assert timings.decode_ns == pytest.approx(1 * MS, rel=0.01)
         assert timings.total_ns == pytest.approx(51 * MS, rel=0.01)
         assert timings.queue_ns == 0
+
+    run_in_fake_time(scenario())
+
+
+def test_instruments_hear_when_each_stage_begins() -> None:
+    """A request is queued when it is decoded and its run starts when a worker takes it, as its timings say."""
+
+    class Stages(Instrument):
+        def __init__(self) -> None:
+            self.queued, self.started, self.settled = [], [], []
+
+        def request_queued(self, request: QueuedRequest, queued_ns: int) -> None:
+            self.queued.append((request.request_id, queued_ns - request.received_ns))
+
+        def run_started(self, plan: Plan, started_ns: int) -> None:
+            self.started.append((plan.request_ids, started_ns))
+
+        def request_settled(self, classification: Classification) -> None:
+            self.settled.append(classification.timings)
+
+    async def scenario() -> None:
+        stages = Stages()
+        engine = build_engine(instrument=stages)
+        began_ns = engine.now_ns()
+        await asyncio.gather(*(infer(engine, b"A", options(500)) for _ in range(2)))
+        assert [queued_ns for _, queued_ns in stages.queued] == [timings.decode_ns for timings in stages.settled]
+        started_ns = {request_id: at_ns for ids, at_ns in stages.started for request_id in ids}
+        waited_ns = [started_ns[request_id] - began_ns - queued_ns for request_id, queued_ns in stages.queued]
+        assert waited_ns == [timings.queue_ns for timings in stages.settled]
+        assert max(waited_ns) > 0
 
     run_in_fake_time(scenario())
 
