@@ -1,6 +1,7 @@
 """Runs clients that nobody here wrote against a server of its own, each in its own environment: `make interop`.
 
-Fails if any of them differs from `POST /classify`, or cannot do what docs/clients.md says it can.
+Fails if any of them differs from `POST /classify`, or cannot do what docs/clients.md says it can. phiserve's own client
+runs in each environment beside its host, since whoever moves from one server to another has both for a while.
 """
 
 from __future__ import annotations
@@ -26,19 +27,22 @@ SCRIPTS = {
     "mlserver": ("mlserver_client.py",),
     "reflection": ("reflection_client.py",),
 }
+OWN_CLIENT = "phiserve_client.py"
 SCRIPT_TIMEOUT_S = 300
 
 
 def environment(name: str) -> Path:
-    """The Python of a client's environment, which is made if its requirements changed since."""
+    """The Python of a client's environment, which is made if its requirements, or phiserve's, changed since."""
     folder, requirements = ENVIRONMENTS / name, HERE / "requirements" / f"{name}.txt"
     installed = folder / "installed.txt"
-    if not installed.exists() or installed.read_text() != requirements.read_text():
+    wanted = requirements.read_text() + (ROOT / "pyproject.toml").read_text()
+    if not installed.exists() or installed.read_text() != wanted:
         print(f"installing {name}", flush=True)
         venv.create(folder, clear=True, with_pip=True)
         pip = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--requirement", requirements], check=True)
-        installed.write_text(requirements.read_text())
+        # Resolved together: versions that suit only one of the two would be no answer.
+        subprocess.run([*pip, "--requirement", requirements, "--editable", ROOT], check=True)
+        installed.write_text(wanted)
     return folder / "bin" / "python"
 
 
@@ -66,7 +70,7 @@ def run_all(http: str, grpc: str) -> list[bool]:
     passed = [run(["bash", HERE / "curl.sh"], ROOT, http, grpc), *run_k6(http, grpc)]
     for name, scripts in SCRIPTS.items():
         python = environment(name)
-        passed += [run([python, HERE / script], ROOT, http, grpc) for script in scripts]
+        passed += [run([python, HERE / script], ROOT, http, grpc) for script in (*scripts, OWN_CLIENT)]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "photo.jpg").symlink_to(HERE.parent / "photographs" / "espresso.jpg")
         for name, block in snippets():

@@ -28,13 +28,14 @@ PATIENT = {"budget_ms": 5000}
 class Checks:
     """Collects what was checked with one client, and what differed."""
 
-    def __init__(self, package: str) -> None:
-        """Read the addresses from the environment; `package` is the client's distribution."""
+    def __init__(self, package: str, where: str = "") -> None:
+        """Read the addresses from the environment; `package` is the client's distribution, `where` is told of it."""
         # Not from the command line: KServe's package reads that itself when it is imported.
         self.http = os.environ["INTEROP_HTTP"]
         self.grpc = os.environ["INTEROP_GRPC"]
         self.picture = PICTURE.read_bytes()
         self._package = package
+        self._where = where or Path(sys.argv[0]).stem
         self._passed: list[str] = []
         self._failed: list[str] = []
 
@@ -85,7 +86,7 @@ class Checks:
 
     def finish(self) -> None:
         """Print one line, and what failed; leave with 1 if anything did."""
-        client = f"{self._package} {version(self._package)} ({Path(sys.argv[0]).stem})"
+        client = f"{self._package} {version(self._package)} ({self._where})"
         print(f"{client}: {'; '.join(self._passed) or 'nothing passed'}")
         for failure in self._failed:
             print(f"FAILED {self._package}: {failure}", file=sys.stderr)
