@@ -40,6 +40,8 @@ _ON_MISS = {
     "late": classifier_pb2.ON_MISS_LATE,
 }
 _NOT_TRUSTED = ("CERTIFICATE_VERIFY_FAILED", "Peer name", "certificate verify failed")
+_SENT_TOO_LATE = ("INTERNAL", "Internal error from Core")
+"""How grpc.aio ends a stream whose server had ended it when a message was handed over, before the status was read."""
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -162,6 +164,8 @@ def _unpack(detail: any_pb2.Any, known: Message) -> None:
 def _bare_error(code: str, details: str) -> PhiserveError:
     if code == "DEADLINE_EXCEEDED":
         return TimedOut("no answer within the budget and the grace after it; is it the right server?")
+    if (code, details) == _SENT_TOO_LATE:
+        return ConnectionFailed("the server ended the stream while a frame was being sent; begin another one")
     if code in ("UNAVAILABLE", "CANCELLED"):
         return ConnectionFailed(details, is_transient=not any(sign in details for sign in _NOT_TRUSTED))
     if code == "UNAUTHENTICATED":

@@ -61,6 +61,8 @@ def test_errors_are_the_same_as_over_rest(error) -> None:
         ("UNAVAILABLE", "failed to connect to all addresses", ConnectionFailed, True),
         ("UNAVAILABLE", "Ssl handshake failed: CERTIFICATE_VERIFY_FAILED", ConnectionFailed, False),
         ("CANCELLED", "the server went away", ConnectionFailed, True),
+        ("INTERNAL", "Internal error from Core", ConnectionFailed, True),
+        ("INTERNAL", "an exception of somebody's", UnexpectedAnswer, False),
         ("UNAUTHENTICATED", "no token", Unauthenticated, False),
         ("RESOURCE_EXHAUSTED", "Received message larger than max (9 vs. 4)", ImageTooLarge, False),
         ("RESOURCE_EXHAUSTED", "Concurrent RPC limit exceeded!", Overloaded, True),
