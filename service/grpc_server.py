@@ -14,6 +14,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from service.exchange import ExchangeObserver
 from service.frontends.grpc_attendants import EndingAttendants
 from service.frontends.grpc_envelope import GrpcEnvelope
 from service.http_server import ListenError
@@ -70,6 +71,7 @@ class GrpcServer:
         *,
         tls: TlsFiles | None = None,
         bind_request_id: Callable[[str], object] = lambda _: None,
+        observer: ExchangeObserver | None = None,
     ) -> None:
         """`listener` comes from `http_server.bind`: it keeps the port until gRPC, which makes its own, opens it.
 
@@ -81,8 +83,9 @@ class GrpcServer:
         self._host, self.port = listener.getsockname()[:2]
         names = [service.name for service in services]
         self._attendants = EndingAttendants(names)
+        envelope = GrpcEnvelope(names, bind_request_id, observer, server=(self._host, self.port))
         self._server = grpc.aio.server(
-            interceptors=(self._attendants, GrpcEnvelope(names, bind_request_id)),
+            interceptors=(self._attendants, envelope),
             options=_options(limits),
             maximum_concurrent_rpcs=limits.concurrent_rpcs_max,
         )

@@ -37,6 +37,7 @@ rule("model_store.expected_inputs", {"model_store"}, {"numpy"})
 rule("model_store.cli", {"model_store"}, {"typer", "rich"})
 rule("service", set())
 rule("service.errors", set())
+rule("service.exchange", set())
 rule("service.settings", {"model_store.store_root"})
 rule("service.core", {"service.core", "service.errors"} | READ_SIDE, forbids=CORE_FORBIDS)
 rule("service.core.clock", set(), forbids=CORE_FORBIDS - {"time"})
@@ -53,14 +54,25 @@ rule("service.runtime", RUNTIME_OURS, {"numpy", "PIL"})
 rule("service.runtime.session", RUNTIME_OURS, {"numpy", "onnxruntime"})
 rule(
     "service.frontends",
-    {"service.frontends", "service.core.engine", "service.core.request", "service.core.tally", "service.errors"}
+    {
+        "service.frontends",
+        "service.core.engine",
+        "service.core.request",
+        "service.core.tally",
+        "service.errors",
+        "service.exchange",
+    }
     | READ_SIDE,
     {"fastapi", "starlette", "pydantic", "orjson", "python_multipart"},
 )
 rule("service.frontends.status_codes", {"service.errors"})
 rule("service.frontends.inference", {"service.frontends.inference"}, {"google", "grpc"})
 rule("service.frontends.oip_grpc", {"service.frontends", "service.errors"}, {"grpc"})
-rule("service.frontends.grpc_envelope", {"service.frontends", "service.errors"}, {"grpc", "grpc_status"})
+rule(
+    "service.frontends.grpc_envelope",
+    {"service.frontends", "service.errors", "service.exchange"},
+    {"grpc", "grpc_status"},
+)
 rule("service.frontends.grpc_attendants", set(), {"grpc"})
 rule("service.frontends.grpc_status", {"service.frontends", "service.errors"}, {"google", "grpc"})
 rule(
@@ -90,7 +102,7 @@ rule("service.tls", set())
 rule("service.http_server", {"service.frontends", "service.tls"}, {"starlette", "uvicorn", "uvloop"})
 rule(
     "service.grpc_server",
-    {"service.frontends", "service.http_server", "service.tls"},
+    {"service.exchange", "service.frontends", "service.http_server", "service.tls"},
     {"grpc", "grpc_health", "grpc_reflection"},
 )
 rule(

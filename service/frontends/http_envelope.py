@@ -1,4 +1,4 @@
-"""What every HTTP exchange gets, whatever its route: a request id, and an answer even when the application raised.
+"""What every HTTP exchange gets, whatever its route: request id, observer, an answer even if the application raised.
 
 The outermost layer of ours, plain ASGI. It reads no body and knows no route.
 """
@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.exchange import Ending, Exchange, ExchangeObserver
 from service.frontends.http_problems import problem_response
 from service.frontends.request_ids import accepted_request_id
 
@@ -24,21 +25,44 @@ class HttpEnvelope:
     """ASGI middleware: sets `X-Request-ID` on every response and turns what escaped into a problem.
 
     `bind_request_id` is called with the id before anything else, in the request's own context: logging binds its
-    context variable there.
+    context variable there. `observer` hears of every exchange in the same context.
     """
 
-    def __init__(self, app: ASGIApp, bind_request_id: Callable[[str], object]) -> None:
+    def __init__(
+        self, app: ASGIApp, bind_request_id: Callable[[str], object], observer: ExchangeObserver | None = None
+    ) -> None:
         self._app = app
         self._bind_request_id = bind_request_id
+        self._observer = observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one exchange."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = accepted_request_id(Headers(scope=scope).get(REQUEST_ID_HEADER))
+        headers = Headers(scope=scope)
+        request_id = accepted_request_id(headers.get(REQUEST_ID_HEADER))
         scope.setdefault("state", {})["request_id"] = request_id
         self._bind_request_id(request_id)
+        if self._observer is None:
+            await self._serve(scope, receive, send, request_id)
+            return
+        status = 0
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        exchange = _exchange(scope, headers, request_id)
+        self._observer.exchange_began(exchange)
+        try:
+            await self._serve(scope, receive, send_and_note, request_id)
+        finally:
+            self._observer.exchange_ended(exchange, _ending(status, scope))
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         started = False
 
         async def send_with_id(message: Message) -> None:
@@ -57,3 +81,29 @@ class HttpEnvelope:
                 raise  # half an answer is out: only cutting the connection tells the caller so
             logger.exception("unexpected error while serving %s %r", scope["method"], scope["path"])
             await problem_response(error, request_id)(scope, receive, send_with_id)
+
+
+def _exchange(scope: Scope, headers: Headers, request_id: str) -> Exchange:
+    def header(name: str) -> str | None:
+        return ", ".join(headers.getlist(name)) or None
+
+    server = scope.get("server") or ("", None)
+    client = scope.get("client")
+    return Exchange(
+        request_id=request_id,
+        method=scope["method"],
+        path=scope["path"],
+        client=client[0] if client else "",
+        header=header,
+        query=scope["query_string"].decode("latin-1"),
+        scheme=scope["scheme"],
+        protocol_version=scope["http_version"],
+        server_address=server[0],
+        server_port=server[1],
+    )
+
+
+def _ending(status: int, scope: Scope) -> Ending:
+    """`status` 0: nothing was sent. The router has left the matching route in `scope`."""
+    route = getattr(scope.get("route"), "path", "")
+    return Ending(str(status) if status else None, is_error=not 0 < status < 400, is_fault=status >= 500, route=route)

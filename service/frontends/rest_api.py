@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from service.core.engine import Engine, Readiness
 from service.core.request import Classification
 from service.errors import ImageTooLarge, InvalidArgument, NotReady, PhiserveError, UnknownVariant
+from service.exchange import ExchangeObserver
 from service.frontends import rest_answer, rest_schemas
 from service.frontends.http_body import BodyLimits, read_images
 from service.frontends.http_disconnect import unless_disconnected
@@ -57,10 +58,12 @@ def create_rest_api(
     metrics_page: MetricsPage,
     version: str,
     bind_request_id: Callable[[str], object] = lambda _: None,
+    observer: ExchangeObserver | None = None,
 ) -> FastAPI:
     """The ASGI application over `engine`.
 
-    `bind_request_id` is called with each request's id in that request's own context, for logging.
+    `bind_request_id` is called with each request's id in that request's own context, for logging. `observer` hears of
+    every exchange, whatever its path.
     """
     app = FastAPI(
         title="phiserve",
@@ -70,7 +73,7 @@ def create_rest_api(
         # Generated clients name their methods by these.
         generate_unique_id_function=lambda route: route.name,
     )
-    app.add_middleware(HttpEnvelope, bind_request_id=bind_request_id)
+    app.add_middleware(HttpEnvelope, bind_request_id=bind_request_id, observer=observer)
     install_problem_handlers(app)
     _install_classify(app, engine, limits)
     _install_menu(app, engine)

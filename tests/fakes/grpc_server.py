@@ -12,6 +12,7 @@ import grpc
 
 from phiserve.v1 import classifier_pb2 as pb
 from phiserve.v1 import classifier_pb2_grpc as pb_grpc
+from service.exchange import ExchangeObserver
 from service.frontends.grpc_classifier import SERVICE_NAME, Classifier
 from service.frontends.grpc_stream import StreamLimits
 from service.grpc_server import GrpcLimits, GrpcServer, GrpcService
@@ -45,6 +46,7 @@ class GrpcScenario:
     tls: TlsFiles | None = None
     credentials: grpc.ChannelCredentials | None = None
     bound_ids: list[str] = field(default_factory=list)
+    observer: ExchangeObserver | None = None
 
     def run(self, scenario: Callable[[Served], Awaitable[Any]], loop: Any = None) -> Any:
         with asyncio.Runner(loop_factory=loop or loop_factory()) as runner:
@@ -55,7 +57,14 @@ class GrpcScenario:
         add_to = functools.partial(pb_grpc.add_ClassifierServicer_to_server, classifier)
         service = GrpcService(SERVICE_NAME, add_to, classifier.end_streams)
         listener = bind("127.0.0.1", 0)
-        server = GrpcServer((service,), listener, self.limits, tls=self.tls, bind_request_id=self.bound_ids.append)
+        server = GrpcServer(
+            (service,),
+            listener,
+            self.limits,
+            tls=self.tls,
+            bind_request_id=self.bound_ids.append,
+            observer=self.observer,
+        )
         await server.start()
         try:
             async with self._channel(server) as channel:

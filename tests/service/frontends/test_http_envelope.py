@@ -1,17 +1,22 @@
-"""Every response carries the request's id, given or made."""
+"""Every response carries the request's id, given or made, and an observer hears of every exchange."""
 
 from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import NotReady
+from service.errors import DeadlineExceeded, NotReady
+from service.exchange import Ending
 from service.frontends.http_envelope import HttpEnvelope
 from service.frontends.request_ids import accepted_request_id
+from service.frontends.rest_api import RestLimits, create_rest_api
+from tests.fakes.exchanges import RecordingObserver
+from tests.fakes.http import InProcessClient
 
 FRESH = re.compile(r"[0-9a-f]{32}")
 
@@ -97,3 +102,83 @@ def test_other_protocols_pass_untouched() -> None:
     scope = {"type": "lifespan"}
     asyncio.run(HttpEnvelope(inner, lambda _: None)(scope, None, None))
     assert seen == [{"type": "lifespan"}]
+
+
+@pytest.fixture
+def observed(engine) -> Iterator[tuple[InProcessClient, RecordingObserver]]:
+    """A client of the API, and what an observer of it hears."""
+    observer = RecordingObserver()
+    app = create_rest_api(engine, limits=RestLimits(), metrics_page=_no_metrics, version="1", observer=observer)
+    with InProcessClient(app) as client:
+        yield client, observer
+
+
+def _no_metrics(*_: str) -> tuple[bytes, str]:
+    return b"", "text/plain"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "ending"),
+    [
+        ("POST", "/classify?top_k=1", b"image", Ending("200", is_error=False, is_fault=False, route="/classify")),
+        ("POST", "/classify", b"late", Ending("504", is_error=True, is_fault=True, route="/classify")),
+        ("POST", "/classify", b"", Ending("400", is_error=True, is_fault=False, route="/classify")),
+        ("POST", "/classify", b"bug", Ending("500", is_error=True, is_fault=True, route="/classify")),
+        ("GET", "/problems/overloaded", b"", Ending("200", is_error=False, is_fault=False, route="/problems/{slug}")),
+        ("GET", "/nowhere", b"", Ending("404", is_error=True, is_fault=False)),
+    ],
+)
+def test_an_observer_hears_how_each_exchange_ended(*, observed, engine, method, path, body, ending) -> None:
+    """Status, whose fault it was, and the route that matched are told once, whatever the application did."""
+    client, observer = observed
+    engine.failures |= {b"late": DeadlineExceeded("too late"), b"bug": RuntimeError("bug")}
+    client.request(method, path, content=body)
+    assert [found for _, found in observer.ended] == [ending]
+
+
+def test_an_observer_gets_what_the_head_says(observed) -> None:
+    """Path, query, peer and headers are there before the body is; headers of one name are joined."""
+    client, observer = observed
+    headers = [("X-Request-ID", "order-66"), ("tracestate", "a=1"), ("tracestate", "b=2")]
+    client.post("/classify?top_k=1", content=b"image", headers=headers)
+    (exchange,) = observer.began
+    assert (exchange.request_id, exchange.method, exchange.path, exchange.query) == (
+        "order-66",
+        "POST",
+        "/classify",
+        "top_k=1",
+    )
+    assert (exchange.client, exchange.scheme, exchange.server_address) == ("192.0.2.7", "http", "phiserve")
+    assert (exchange.header("tracestate"), exchange.header("traceparent")) == ("a=1, b=2", None)
+    assert not exchange.streaming
+
+
+def test_an_exchange_that_is_cut_has_no_status(engine) -> None:
+    """When the caller's task is cancelled before an answer, the observer hears of an error without a status."""
+    observer = RecordingObserver()
+
+    async def cut_off(scope, receive, send) -> None:
+        raise asyncio.CancelledError
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.disconnect"}
+
+    async def send(message) -> None:
+        raise AssertionError(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/classify",
+        "query_string": b"",
+        "scheme": "http",
+        "http_version": "1.1",
+        "headers": [],
+    }
+
+    async def scenario() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await HttpEnvelope(cut_off, lambda _: None, observer)(scope, receive, send)
+
+    asyncio.run(scenario())
+    assert [ending for _, ending in observer.ended] == [Ending(None, is_error=True, is_fault=False)]
