@@ -1,7 +1,7 @@
-"""Log lines: JSON for machines or text for a terminal, each with the id of the request it was written for.
+"""Log lines: JSON for machines or text for a terminal, each with the ids of the request and the trace it belongs to.
 
 All loggers of the process go through one handler, uvicorn's included. What is logged is what the code says: no
-image bytes (bytes are shown by their length only), no request bodies, and no access log.
+image bytes (bytes are shown by their length only) and no request bodies. The access log is `access_log.py`'s.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ from typing import Any, TextIO
 import orjson
 
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+_trace: ContextVar[dict[str, str]] = ContextVar("trace", default={})  # noqa: B039 never changed, only replaced
 
 # What every record has; anything else on a record came by `extra=` and belongs into the line.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 _UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 
+# Below warnings these write what they parse: Pillow the value of every EXIF tag, where a photograph was taken among
+# them, and python-multipart the names of files.
+_TALKATIVE = ("PIL", "python_multipart")
 
 MESSAGE_LENGTH_MAX = 10_000
 
@@ -41,13 +45,19 @@ def bind_request_id(request_id: str) -> None:
     _request_id.set(request_id)
 
 
+def bind_trace(trace_id: str, span_id: str | None = None) -> None:
+    """As `bind_request_id`, for the trace (32 hex digits) and the span (16) that the context's work belongs to."""
+    _trace.set({"trace_id": trace_id} if span_id is None else {"trace_id": trace_id, "span_id": span_id})
+
+
 def configure_logging(
     *, level: int = logging.INFO, log_format: LogFormat = LogFormat.AUTO, stream: TextIO | None = None
 ) -> None:
     """Send everything at `level` and above to `stream` (standard error) through one handler.
 
-    Takes over uvicorn's loggers, so run uvicorn with `log_config=None`. Its access log is switched off: it would
-    write a line for each request, on the event loop. Calling again replaces the previous configuration.
+    Takes over uvicorn's loggers, so run uvicorn with `log_config=None`. Its access log is switched off: ours knows the
+    answers. Libraries that log what they parse are heard from warnings on, whatever `level` is. Calling again replaces
+    the previous configuration.
     """
     stream = stream or sys.stderr
     if log_format is LogFormat.AUTO:
@@ -67,10 +77,15 @@ def configure_logging(
         logger.propagate = True
         logger.setLevel(logging.NOTSET)
     logging.getLogger("uvicorn.access").disabled = True
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: `time` (RFC 3339, UTC), `level`, `logger`, `message`, `request_id`, extras, `error`."""
+    """One JSON object a line: `time` (RFC 3339, UTC), `level`, `logger`, `message`, ids, extras, `error`.
+
+    The ids are `request_id`, and `trace_id` and `span_id` where there is a trace: the names that backends link by.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its line end."""
@@ -82,6 +97,7 @@ class JsonFormatter(logging.Formatter):
         }
         if (current := _request_id.get()) is not None:
             line["request_id"] = current
+        line |= _trace.get()
         line |= {name: value for name, value in vars(record).items() if name not in _STANDARD | line.keys()}
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
@@ -102,6 +118,8 @@ class TextFormatter(logging.Formatter):
         line = f"{moment}.{int(record.msecs):03d} {record.levelname:<7} {record.name}: {message}"
         if (current := _request_id.get()) is not None:
             line += f" [{current}]"
+        if trace := _trace.get():
+            line += f" [trace {trace['trace_id']}]"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line

@@ -20,10 +20,11 @@ from service.telemetry.logs import (
     LogFormat,
     TextFormatter,
     bind_request_id,
+    bind_trace,
     configure_logging,
 )
 
-LOGGERS = ("", "uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
+LOGGERS = ("", "uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "PIL", "python_multipart")
 
 
 @pytest.fixture
@@ -79,6 +80,24 @@ def test_lines_of_a_request_carry_its_id() -> None:
     assert json.loads(with_request_id("abc", record("x"), JsonFormatter()))["request_id"] == "abc"
     assert with_request_id("abc", record("x"), TextFormatter()).endswith("t: x [abc]")
     assert "request_id" not in as_json(record("x"))
+
+
+def test_lines_of_a_trace_carry_its_ids() -> None:
+    """Inside a trace's context lines show its ids, and the span's where there is one; nothing can overwrite them."""
+
+    def format_in_trace(entry: logging.LogRecord, formatter: logging.Formatter, *ids: str) -> str:
+        def run() -> str:
+            bind_trace(*ids)
+            return formatter.format(entry)
+
+        return contextvars.copy_context().run(run)
+
+    line = json.loads(format_in_trace(record("x", trace_id="forged"), JsonFormatter(), "a" * 32, "b" * 16))
+    assert (line["trace_id"], line["span_id"]) == ("a" * 32, "b" * 16)
+    line = json.loads(format_in_trace(record("x"), JsonFormatter(), "a" * 32))
+    assert (line["trace_id"], "span_id" in line) == ("a" * 32, False)
+    assert format_in_trace(record("x"), TextFormatter(), "a" * 32).endswith(f"t: x [trace {'a' * 32}]")
+    assert "trace" not in TextFormatter().format(record("x"))
 
 
 @pytest.mark.parametrize("secret", [b"\xff\xd8secret", bytearray(b"secret"), memoryview(b"secret")])
@@ -172,3 +191,13 @@ def test_uvicorns_lines_go_the_same_way(stream) -> None:
     logging.getLogger("uvicorn.error").info("Uvicorn running")
     logging.getLogger("uvicorn.access").info('"GET / HTTP/1.1" 200')
     assert [json.loads(line)["logger"] for line in stream.getvalue().splitlines()] == ["uvicorn.error"]
+
+
+def test_libraries_that_show_what_they_parse_are_heard_from_warnings_on(stream) -> None:
+    """At debug level our own details are written, and not what Pillow finds in a photograph; its warnings are."""
+    configure_logging(level=logging.DEBUG, log_format=LogFormat.JSON, stream=stream)
+    logging.getLogger("service.somewhere").debug("ours")
+    logging.getLogger("PIL.TiffImagePlugin").debug("tag: GPSLatitude - value: 52.5")
+    logging.getLogger("python_multipart.multipart").info("Opening file: passport.jpg")
+    logging.getLogger("PIL.Image").warning("theirs")
+    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["ours", "theirs"]
