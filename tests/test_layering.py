@@ -51,6 +51,7 @@ RUNTIME_OURS = {
     "model_store.catalogue",
 } | READ_SIDE
 rule("service.runtime", RUNTIME_OURS, {"numpy", "PIL"})
+rule("service.runtime.resize", RUNTIME_OURS, {"PIL", "cykooz_resizer"})
 rule("service.runtime.session", RUNTIME_OURS, {"numpy", "onnxruntime"})
 rule(
     "service.frontends",
@@ -85,6 +86,7 @@ rule(
     {"service.frontends", "service.core.engine", "service.core.request", "service.errors", "phiserve.v1"} | READ_SIDE,
 )
 rule("service.telemetry", {"service.telemetry", "service.core.instrument", "service.core.request"}, {"orjson"})
+rule("service.telemetry.error_kinds", {"service.errors"})
 rule(
     "service.telemetry.metrics",
     {"service.telemetry", "service.core.instrument", "service.core.request", "service.errors"},

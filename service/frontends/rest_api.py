@@ -29,8 +29,8 @@ from service.frontends.rest_openapi import CLASSIFY_DESCRIPTION, classify_openap
 from service.frontends.rest_parameters import ClassifyParameters
 from service.frontends.status_codes import STATUS_BY_ERROR
 
-MetricsPage = Callable[[], tuple[bytes, str]]
-"""Renders the metrics: body and content type."""
+MetricsPage = Callable[[str], tuple[bytes, str]]
+"""Renders the metrics for what an `Accept` header asks for: body and content type."""
 
 # Faults of the request and not of a picture: several images share them, so they are answered once.
 _SHARED_FAULTS = (InvalidArgument, UnknownVariant, NotReady)
@@ -193,9 +193,9 @@ def _install_probes(app: FastAPI, engine: Engine, metrics_page: MetricsPage) -> 
         return _json({"status": engine.readiness.value})
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response, tags=["operations"])
-    async def metrics() -> Response:
-        """The text exposition format."""
-        body, content_type = metrics_page()
+    async def metrics(request: Request) -> Response:
+        """The text exposition format; OpenMetrics, which has exemplars, if `Accept` names it."""
+        body, content_type = metrics_page(request.headers.get("accept", ""))
         return Response(body, headers={"Content-Type": content_type})
 
 

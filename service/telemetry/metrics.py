@@ -8,8 +8,7 @@ sends becomes a label. It decides nothing, keeps no request, and its methods nei
 from __future__ import annotations
 
 import platform
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,10 +23,12 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from service.core.instrument import Instrument
 from service.core.request import Classification, Plan, RunResult
 from service.errors import DeadlineExceeded, Overloaded, PhiserveError
+from service.telemetry.error_kinds import UNEXPECTED, kind_of
 
 NS_PER_S = 1_000_000_000
 
@@ -44,9 +45,6 @@ SLACK_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 STAGES = ("decode", "queue", "preprocess", "inference")
 
-UNEXPECTED = "unexpected"
-"""The kind of every error outside the error tree: a bug."""
-
 OUTCOMES = ("answered", "refused", "failed", "cancelled")
 """refused: at the door; failed: after it was passed; cancelled: the caller left."""
 
@@ -57,8 +55,13 @@ RUN_RESULTS = ("finished", "failed")
 
 NO_VARIANT = ""
 
-# The version every Prometheus reads; without negotiation a newer one would be a guess.
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""The version that everything reads which reads metrics at all."""
+
+_OPENMETRICS = "application/openmetrics-text"
+
+Exemplar = Callable[[], dict[str, str] | None]
+"""What a measurement taken now is an example of, as labels: `trace_id` and `span_id`. None: of nothing that is kept."""
 
 
 def create_registry(version: str) -> CollectorRegistry:
@@ -74,22 +77,31 @@ def create_registry(version: str) -> CollectorRegistry:
     return registry
 
 
-def render(registry: CollectorRegistry) -> tuple[bytes, str]:
-    """The metrics page in the text exposition format: body and content type."""
+def render(registry: CollectorRegistry, accept: str = "") -> tuple[bytes, str]:
+    """The metrics page: body and content type.
+
+    In OpenMetrics 1.0, the only text format with exemplars, if `accept` names it as Prometheus does; else in the
+    classic one. The library's own choice would take any version that a caller names, and put it into the answer.
+    """
+    if any(kind.partition(";")[0].strip().lower() == _OPENMETRICS for kind in accept.split(",")):
+        # The library has no annotations there.
+        body: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
+        return body, openmetrics.CONTENT_TYPE_LATEST
     return generate_latest(registry), CONTENT_TYPE
 
 
 class PrometheusInstrument(Instrument):
     """Observes the core; construct it once for each registry."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, exemplar: Exemplar = lambda: None) -> None:
+        """`exemplar` is asked in the context of each request that ends, and must not raise."""
         self._registry = registry
-        self._requests = _Requests(registry)
+        self._requests = _Requests(registry, exemplar)
         self._runs = _Runs(registry)
 
-    def metrics_page(self) -> tuple[bytes, str]:
+    def metrics_page(self, accept: str = "") -> tuple[bytes, str]:
         """See `render`."""
-        return render(self._registry)
+        return render(self._registry, accept)
 
     def variants_served(self, names: Iterable[str]) -> None:
         """Give every series by variant its first value, 0: one that begins with an event hides it from `rate`."""
@@ -130,7 +142,8 @@ class PrometheusInstrument(Instrument):
 class _Requests:
     """Metrics whose unit is one request."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, exemplar: Exemplar) -> None:
+        self._exemplar = exemplar
         self.requests = Counter(
             "phiserve_requests",
             "Requests that ended, by how; variant of the answers",
@@ -186,7 +199,7 @@ class _Requests:
         for result in BUDGET_RESULTS:
             self.budgets.labels(result)
         for kind in PhiserveError.__subclasses__():
-            self.errors.labels(_reason(kind))
+            self.errors.labels(kind_of(kind))
         self.errors.labels(UNEXPECTED)
         for stage in STAGES:
             self.stages.labels(stage)
@@ -197,11 +210,12 @@ class _Requests:
     def settled(self, classification: Classification) -> None:
         timings, variant = classification.timings, classification.variant
         self.ended("answered", variant.name, timings.total_ns, admitted=True)
+        exemplar = self._exemplar()
         self.budgets.labels("met" if classification.budget_met else "missed").inc()
-        self.stages.labels("decode").observe(timings.decode_ns / NS_PER_S)
-        self.stages.labels("queue").observe(timings.queue_ns / NS_PER_S)
-        self.stages.labels("preprocess").observe(timings.preprocess_ns / NS_PER_S)
-        self.stages.labels("inference").observe(timings.inference_ns / NS_PER_S)
+        self.stages.labels("decode").observe(timings.decode_ns / NS_PER_S, exemplar)
+        self.stages.labels("queue").observe(timings.queue_ns / NS_PER_S, exemplar)
+        self.stages.labels("preprocess").observe(timings.preprocess_ns / NS_PER_S, exemplar)
+        self.stages.labels("inference").observe(timings.inference_ns / NS_PER_S, exemplar)
         left_ns = classification.budget_ns - timings.decode_ns - timings.queue_ns
         self.slack.observe(max(0, left_ns) / classification.budget_ns)
         if classification.budget_met and variant.top1 is not None:
@@ -211,7 +225,7 @@ class _Requests:
 
     def failed(self, error: Exception, *, admitted: bool, waited_ns: int) -> None:
         self.ended("failed" if admitted else "refused", NO_VARIANT, waited_ns, admitted=admitted)
-        self.errors.labels(_reason(type(error))).inc()
+        self.errors.labels(kind_of(type(error))).inc()
         if isinstance(error, DeadlineExceeded):
             self.budgets.labels("expired" if admitted else "refused").inc()
         elif isinstance(error, Overloaded):
@@ -221,7 +235,7 @@ class _Requests:
         if admitted:
             self.admitted.dec()
         self.requests.labels(outcome, variant).inc()
-        self.duration.labels(outcome).observe(waited_ns / NS_PER_S)
+        self.duration.labels(outcome).observe(waited_ns / NS_PER_S, self._exemplar())
 
 
 class _Runs:
@@ -256,11 +270,3 @@ class _Runs:
         measured_ns = result.preprocess_ns + result.inference_ns
         if plan.latency_ns > 0:
             self.forecast.labels(plan.variant).observe(measured_ns / plan.latency_ns)
-
-
-def _reason(kind: type[Exception]) -> str:
-    """A kind of error as a label value: our class names in snake case; all others share one."""
-    for ancestor in kind.__mro__:
-        if PhiserveError in ancestor.__bases__:
-            return re.sub(r"(?<!^)(?=[A-Z])", "_", ancestor.__name__).lower()
-    return UNEXPECTED

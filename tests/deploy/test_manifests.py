@@ -100,7 +100,7 @@ def test_compose_stops_only_after_the_drain(compose) -> None:
 def test_probes_ask_what_the_server_answers(container) -> None:
     """Every probe asks a route that exists, readiness asks /readyz, and what restarts a pod does not."""
     app = create_rest_api(
-        ScriptedEngine(), limits=RestLimits(), metrics_page=lambda: (b"", "text/plain"), version="1.2.3"
+        ScriptedEngine(), limits=RestLimits(), metrics_page=lambda _: (b"", "text/plain"), version="1.2.3"
     )
     paths = {probe: container[probe]["httpGet"]["path"] for probe in container if probe.endswith("Probe")}
     assert paths == {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}

@@ -40,7 +40,7 @@ def engine(current_engine) -> ScriptedEngine:
 
 @contextmanager
 def _serve(engine: ScriptedEngine, **settings: Any) -> Iterator[str]:
-    api = create_rest_api(engine, limits=RestLimits(), metrics_page=lambda: (b"", "text/plain"), version="1.2.3")
+    api = create_rest_api(engine, limits=RestLimits(), metrics_page=lambda _: (b"", "text/plain"), version="1.2.3")
     with running_server(api, **settings) as port:
         yield f"http://127.0.0.1:{port}"
 

@@ -38,7 +38,7 @@ def app(engine: ScriptedEngine, bound_ids: list[str]) -> FastAPI:
     return create_rest_api(
         engine,
         limits=LIMITS,
-        metrics_page=lambda: (b"up 1\n", "text/plain; version=1.0.0; charset=utf-8"),
+        metrics_page=lambda _: (b"up 1\n", "text/plain; version=1.0.0; charset=utf-8"),
         version="1.2.3",
         bind_request_id=bound_ids.append,
     )

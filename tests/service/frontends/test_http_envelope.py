@@ -108,13 +108,9 @@ def test_other_protocols_pass_untouched() -> None:
 def observed(engine) -> Iterator[tuple[InProcessClient, RecordingObserver]]:
     """A client of the API, and what an observer of it hears."""
     observer = RecordingObserver()
-    app = create_rest_api(engine, limits=RestLimits(), metrics_page=_no_metrics, version="1", observer=observer)
+    app = create_rest_api(engine, limits=RestLimits(), metrics_page=lambda _: (b"", ""), version="1", observer=observer)
     with InProcessClient(app) as client:
         yield client, observer
-
-
-def _no_metrics(*_: str) -> tuple[bytes, str]:
-    return b"", "text/plain"
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def real_engine(tally, workers) -> Engine:
 
 @pytest.fixture
 def client(real_engine, tally) -> Iterator[InProcessClient]:
-    app = create_rest_api(real_engine, limits=RestLimits(), metrics_page=lambda: (b"", "text/plain"), version="1.2.3")
+    app = create_rest_api(real_engine, limits=RestLimits(), metrics_page=lambda _: (b"", "text/plain"), version="1.2.3")
     limits = OipLimits(image_bytes_max=1000, body_bytes_max=100_000, images_max=8, top_k_max=20)
     statistics = Statistics(tally, real_engine.now_ns)
     install_oip_rest(app, OipService(real_engine, limits), statistics, version="1.2.3")

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from service.core.engine import Readiness
 from service.core.request import OnMiss, RequestOptions, RoutingPolicy
 from service.errors import InvalidImage, NotReady, Overloaded, UnknownVariant
+from service.frontends.rest_api import RestLimits, create_rest_api
 from tests.fakes.engine import ScriptedEngine, classification
+from tests.fakes.http import InProcessClient
 from tests.fakes.menus import MS
 
 FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
@@ -212,13 +214,14 @@ def test_the_menu_tells_what_each_budget_would_get(client) -> None:
     assert (menu["budget_ms_default"], menu["budget_ms_max"]) == (1000.0, 60_000.0)
 
 
-def test_metrics_are_passed_through(client) -> None:
-    """/metrics is exactly the page it was given, with its content type."""
-    response = client.get("/metrics")
-    assert (response.content, response.headers["content-type"]) == (
-        b"up 1\n",
-        "text/plain; version=1.0.0; charset=utf-8",
+def test_metrics_are_passed_through(engine) -> None:
+    """/metrics is exactly the page it was given, with its content type; what the caller accepts is handed on."""
+    app = create_rest_api(
+        engine, limits=RestLimits(), metrics_page=lambda accept: (accept.encode(), "text/special"), version="1"
     )
+    with InProcessClient(app) as client:
+        response = client.get("/metrics", headers={"Accept": "application/openmetrics-text"})
+    assert (response.content, response.headers["content-type"]) == (b"application/openmetrics-text", "text/special")
 
 
 @FUZZ

@@ -22,7 +22,7 @@ def real_engine() -> Engine:
 
 @pytest.fixture
 def client(real_engine) -> Iterator[InProcessClient]:
-    app = create_rest_api(real_engine, limits=RestLimits(), metrics_page=lambda: (b"", "text/plain"), version="1.2.3")
+    app = create_rest_api(real_engine, limits=RestLimits(), metrics_page=lambda _: (b"", "text/plain"), version="1.2.3")
     with InProcessClient(app, FakeTimeLoop) as client:
         yield client
 

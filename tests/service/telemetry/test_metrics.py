@@ -6,7 +6,10 @@ import asyncio
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import errors
@@ -184,6 +187,65 @@ def test_names_follow_the_conventions(instrument) -> None:
     assert not [name for name in ours if re.search(r"_(ms|ns|milliseconds|nanoseconds|percent)(_|$)", name)]
     assert not [name for name in names if name.endswith("_created")]
     assert content_type.startswith("text/plain; version=0.0.4")
+
+
+PROMETHEUS_ACCEPTS = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+TRACE = {"trace_id": "0af7651916cd43dd8448eb211c80319c", "span_id": "b7ad6b7169203331"}
+
+
+def exemplars(instrument: PrometheusInstrument) -> dict[tuple[str, str], dict[str, str]]:
+    """Exemplars of the page in OpenMetrics, by the histogram's name and its first label's value."""
+    body, content_type = instrument.metrics_page(PROMETHEUS_ACCEPTS)
+    assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    return {
+        (family.name, next(value for name, value in sample.labels.items() if name != "le")): sample.exemplar.labels
+        for family in parse_openmetrics(body.decode())
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+
+
+def test_durations_show_a_trace_that_is_kept() -> None:
+    """In OpenMetrics the request and each stage name the trace they were measured in; the classic page never does."""
+    instrument = PrometheusInstrument(create_registry("1"), lambda: TRACE)
+    instrument.request_settled(classification())
+    instrument.request_failed(errors.Overloaded("x", retry_after_ns=1), admitted=False, waited_ns=MS)
+    durations = [("phiserve_request_duration_seconds", outcome) for outcome in ("answered", "refused")]
+    stages = [("phiserve_stage_duration_seconds", stage) for stage in ("decode", "queue", "preprocess", "inference")]
+    assert exemplars(instrument) == dict.fromkeys(durations + stages, TRACE)
+    classic, content_type = instrument.metrics_page("text/plain")
+    assert content_type == "text/plain; version=0.0.4; charset=utf-8"
+    assert TRACE["trace_id"] not in classic.decode()
+    assert len(scrape(instrument)) > 0
+
+
+def test_what_is_not_traced_is_no_exemplar(instrument) -> None:
+    """Without a trace that is kept the page in OpenMetrics has the same samples as the classic one, and no exemplar."""
+    instrument.request_admitted()
+    instrument.request_settled(classification())
+    assert exemplars(instrument) == {}
+    body, _ = instrument.metrics_page(PROMETHEUS_ACCEPTS)
+    samples = {
+        (sample.name, tuple(sorted(sample.labels.items())))
+        for family in parse_openmetrics(body.decode())
+        for sample in family.samples
+    }
+    assert samples == set(scrape(instrument))
+
+
+@given(accept=st.text(max_size=60) | st.text(max_size=20).map(lambda rest: "application/openmetrics-text" + rest))
+def test_any_wish_gets_a_page(accept) -> None:
+    """Whatever Accept says, the answer is one of the two pages, under one of two fixed content types."""
+    body, content_type = PrometheusInstrument(CollectorRegistry()).metrics_page(accept)
+    is_openmetrics = body.endswith(b"# EOF\n")
+    assert content_type == (
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+        if is_openmetrics
+        else "text/plain; version=0.0.4; charset=utf-8"
+    )
 
 
 def test_the_process_and_the_build_are_described(instrument) -> None:

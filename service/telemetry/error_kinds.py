@@ -1,0 +1,20 @@
+"""What kind of error something was, in one word, for labels, spans and log lines. Bounded by the error tree."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+from service.errors import PhiserveError
+
+UNEXPECTED = "unexpected"
+"""The kind of every error outside the error tree: a bug."""
+
+
+@functools.cache
+def kind_of(error: type[BaseException]) -> str:
+    """Our class in snake case, `deadline_exceeded`: the nearest ancestor that is directly under the tree's root."""
+    for ancestor in error.__mro__:
+        if PhiserveError in ancestor.__bases__:
+            return re.sub(r"(?<!^)(?=[A-Z])", "_", ancestor.__name__).lower()
+    return UNEXPECTED
