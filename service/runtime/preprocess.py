@@ -10,14 +10,12 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from model_store.manifest import ModelVariant
 from service.runtime.decode import RgbImage
+from service.runtime.resize import resize
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
-
-_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 def shorter_side_px(variant: ModelVariant) -> int:
@@ -55,6 +53,5 @@ def preprocess(image: RgbImage, variant: ModelVariant, out: Pixels) -> None:
         out[...] = np.asarray(image.pixels)
         return
     box = crop_box(image.width, image.height, variant.crop_fraction)
-    # Cut first: with `resize(box=…)` Pillow's filter would reach for pixels outside the box, along its edges.
-    resized = image.pixels.crop(box).resize((side, side), _RESAMPLING[variant.interpolation])
-    out[...] = np.asarray(resized)
+    # Cut first: a filter that is given a box of the picture reaches for pixels outside of it, along its edges.
+    out[...] = np.asarray(resize(image.pixels.crop(box), side, variant.interpolation))
