@@ -10,6 +10,7 @@ STORE ?= model_store/artifacts
 VARIANTS ?= lite0 lite0-int8 lite1 lite1-int8 lite2 lite2-int8
 SERVE_FLAGS ?=
 DOCKER ?= docker
+SCENARIOS ?=
 TARGET ?= cpu
 PYTEST_FLAGS ?=
 
@@ -18,7 +19,7 @@ serve_ready := $(VENV)/.installed-serve
 dev_ready := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help serve store test lint format types parity interop deploy-check image sim bench proto lock clean
+.PHONY: help serve store test lint format types parity interop deploy-check ops-test image sim bench proto lock clean
 
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -66,6 +67,11 @@ deploy-check: $(dev_ready) store ## Check image, compose file, manifests, rules 
 	@$(PYTHON) -m venv .venv-deploy
 	@.venv-deploy/bin/pip install --quiet --disable-pip-version-check --requirement deploy/requirements.txt
 	@PATH="$(CURDIR)/.venv-deploy/bin:$$PATH" PHISERVE_PYTHON=$(bin)/python deploy/check.sh
+
+ops-test: $(dev_ready) ## Restart, kill and stop servers behind a real Envoy under load (SCENARIOS="rolling one …")
+	@$(PYTHON) -m venv .venv-deploy
+	@.venv-deploy/bin/pip install --quiet --disable-pip-version-check --requirement deploy/requirements.txt
+	@$(bin)/python -m tests.operations $(SCENARIOS)
 
 image: ## Build the container image (TARGET=cpu or gpu, VARIANTS=, DOCKER=podman)
 	$(DOCKER) build --target $(TARGET) --build-arg VARIANTS="$(VARIANTS)" --tag phiserve:$(TARGET) .

@@ -37,6 +37,10 @@ if has kubectl "the manifests" && has kubernetes-validate "the manifests"; then
     echo "component keda: builds"
 fi
 
+if has envoy "Envoy's configuration"; then
+    envoy --mode validate --config-path deploy/envoy/envoy.yaml --log-level warning
+fi
+
 if has promtool "the rules"; then
     promtool check config deploy/prometheus/prometheus.yml
     (cd deploy/prometheus && promtool test rules rules.test.yml)
