@@ -48,6 +48,7 @@ def build_fronts(
             body_bytes_max=settings.body_bytes_max,
             concurrent_rpcs_max=settings.grpc_concurrent_rpcs_max,
             keepalive_s=settings.grpc_keepalive_s,
+            connection_age_s=settings.grpc_connection_age_s,
         ),
         tls=ports.tls,
         bind_request_id=bind_request_id,

@@ -52,12 +52,14 @@ class GrpcLimits:
 
     `body_bytes_max`: the images of one message. `concurrent_rpcs_max`: calls in progress, a stream being one; beyond
     it gRPC itself answers RESOURCE_EXHAUSTED. `keepalive_s`: how long a connection may be silent before the peer is
-    asked whether it lives.
+    asked whether it lives. `connection_age_s`: how old a connection may be before its peer is told to open another;
+    its calls are not cut.
     """
 
     body_bytes_max: int
     concurrent_rpcs_max: int
     keepalive_s: float
+    connection_age_s: float = 600.0
 
 
 class GrpcServer:
@@ -165,6 +167,7 @@ def _options(limits: GrpcLimits) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", limits.body_bytes_max + _MESSAGE_ENVELOPE_BYTES),
         ("grpc.keepalive_time_ms", round(limits.keepalive_s * MS_PER_S)),
         ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
+        ("grpc.max_connection_age_ms", round(limits.connection_age_s * MS_PER_S)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", _PING_INTERVAL_MIN_MS),
     ]

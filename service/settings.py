@@ -110,6 +110,15 @@ class Settings:
             86_400,
         ),
     ] = 60.0
+    grpc_connection_age_s: Annotated[
+        float,
+        Knob(
+            "Age at which a gRPC connection is told to end, in seconds; its calls go on. Clients then ask anew who "
+            "serves, so that servers that were added get their share.",
+            1,
+            31_536_000,
+        ),
+    ] = 600.0
     stream_frames_max: Annotated[
         int, Knob("Frames of one stream that are read and not yet answered; then the sender waits.", 1, 10_000)
     ] = 32

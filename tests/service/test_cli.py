@@ -41,6 +41,7 @@ GIVEN = {
     "http_keepalive_s": ("65", 65),
     "grpc_concurrent_rpcs_max": ("50", 50),
     "grpc_keepalive_s": ("5.5", 5.5),
+    "grpc_connection_age_s": ("300", 300.0),
     "stream_frames_max": ("12", 12),
     "stream_in_service_max": ("3", 3),
     "top_k_max": ("9", 9),

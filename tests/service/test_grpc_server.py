@@ -98,6 +98,22 @@ def test_an_ipv6_address_is_written_as_clients_want_it() -> None:
     asyncio.run(run())
 
 
+def test_an_old_connection_is_given_up_without_a_lost_call() -> None:
+    """At its age a connection ends for new calls: one in progress goes on, and the next opens another connection."""
+
+    async def run(served: Served) -> None:
+        held = served.stub.Classify(pb.ClassifyRequest(image=HELD))
+        await within(served.stub.Classify(CAT))
+        await within(served.channel.wait_for_state_change(grpc.ChannelConnectivity.READY))
+        assert served.channel.get_state() is grpc.ChannelConnectivity.IDLE
+        assert not held.done()
+        await within(served.stub.Classify(CAT))
+        assert served.channel.get_state() is grpc.ChannelConnectivity.READY
+        held.cancel()
+
+    GrpcScenario(limits=replace(LIMITS, connection_age_s=1.0)).run(run)
+
+
 def test_health_follows_readiness(scenario) -> None:
     """Serving from the start, overall and by service; not serving once draining, while calls are still answered."""
 
