@@ -24,7 +24,9 @@ from phiserve.v1 import classifier_pb2, classifier_pb2_grpc
 
 T = TypeVar("T")
 
-_OPTIONS: list[tuple[str, int]] = [
+_OPTIONS: list[tuple[str, int | str]] = [
+    # Calls go in turn to every address that a name has. By default all would go to one of them, and stay there.
+    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
     # A client's own connection, so that closing it closes something.
     ("grpc.use_local_subchannel_pool", 1),
     # How long a server that was away is left alone at first; the library's second is longer than most budgets.
