@@ -14,6 +14,7 @@ from phiserve.v1.classifier_pb2_grpc import add_ClassifierServicer_to_server
 from service.core.engine import Engine
 from service.core.tally import Tally
 from service.frontends import grpc_classifier, oip_grpc
+from service.frontends.callers import Callers, parse_networks
 from service.frontends.grpc_stream import StreamLimits
 from service.frontends.inference.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from service.frontends.oip_request import OipLimits
@@ -38,11 +39,17 @@ def build_fronts(
     api = _rest_api(settings, engine, instrument)
     oip, statistics = _oip_service(settings, engine), Statistics(tally, engine.now_ns)
     install_oip_rest(api, oip, statistics, version=VERSION)
-    http = HttpServer(api, ports.http, ports.tls, keepalive_s=settings.http_keepalive_s)
+    http = HttpServer(
+        api,
+        ports.http,
+        ports.tls,
+        keepalive_s=settings.http_keepalive_s,
+        trusted_proxies=[str(network) for network in _callers(settings).trusted],
+    )
     if ports.grpc is None:
         return Fronts(http, None)
     grpc = GrpcServer(
-        (_classifier(settings, engine), _oip_grpc(oip, statistics)),
+        (_classifier(settings, engine), _oip_grpc(oip, statistics, _callers(settings))),
         ports.grpc,
         GrpcLimits(
             body_bytes_max=settings.body_bytes_max,
@@ -77,6 +84,7 @@ def _classifier(settings: Settings, engine: Engine) -> GrpcService:
         image_bytes_max=settings.image_bytes_max,
         top_k_max=settings.top_k_max,
         stream=StreamLimits(settings.stream_frames_max, settings.stream_in_service_max),
+        callers=_callers(settings),
     )
     add_to = functools.partial(add_ClassifierServicer_to_server, classifier)
     return GrpcService(grpc_classifier.SERVICE_NAME, add_to, classifier.end_streams)
@@ -94,7 +102,11 @@ def _oip_service(settings: Settings, engine: Engine) -> OipService:
     )
 
 
-def _oip_grpc(oip: OipService, statistics: Statistics) -> GrpcService:
-    servicer = oip_grpc.OipServicer(oip, statistics, version=VERSION)
+def _callers(settings: Settings) -> Callers:
+    return Callers(parse_networks(settings.trusted_proxies))
+
+
+def _oip_grpc(oip: OipService, statistics: Statistics, callers: Callers) -> GrpcService:
+    servicer = oip_grpc.OipServicer(oip, statistics, version=VERSION, callers=callers)
     add_to = functools.partial(add_GRPCInferenceServiceServicer_to_server, servicer)
     return GrpcService(oip_grpc.SERVICE_NAME, add_to, servicer.end_streams)

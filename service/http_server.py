@@ -10,7 +10,7 @@ import contextlib
 import math
 import socket
 import ssl
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -64,11 +64,18 @@ class HttpServer:
     """One application on one listener. `start`, then `drain`, then `stop`; `ended` is done if it fails between."""
 
     def __init__(
-        self, app: ASGIApp, listener: socket.socket, tls: TlsFiles | None = None, *, keepalive_s: int = 75
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        tls: TlsFiles | None = None,
+        *,
+        keepalive_s: int = 75,
+        trusted_proxies: Sequence[str] = (),
     ) -> None:
         """`listener` comes from `bind`; `tls` must have been checked.
 
-        `keepalive_s`: how long a connection may be silent between two requests before it is closed.
+        `keepalive_s`: how long a connection may be silent between two requests before it is closed. `trusted_proxies`:
+        addresses and networks whose `X-Forwarded-For` says who calls.
         """
         self._scheme = "http" if tls is None else "https"
         self._listener = listener
@@ -82,6 +89,8 @@ class HttpServer:
                 server_header=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=keepalive_s,
+                proxy_headers=bool(trusted_proxies),
+                forwarded_allow_ips=list(trusted_proxies),
                 ssl_certfile=None if tls is None else tls.cert,
                 ssl_keyfile=None if tls is None else tls.key,
                 ssl_ca_certs=None if tls is None or tls.client_ca is None else str(tls.client_ca),

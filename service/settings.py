@@ -7,6 +7,7 @@ on one way in and not on another. Read once at the edge; nothing deeper than `ap
 from __future__ import annotations
 
 import functools
+import ipaddress
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,13 @@ class Settings:
         Path | None,
         Knob("Authorities that vouch for clients, as a PEM file: callers without such a certificate are refused."),
     ] = None
+    trusted_proxies: Annotated[
+        str,
+        Knob(
+            "Addresses and networks of proxies in front, separated by commas: their X-Forwarded-For says who calls. "
+            "Without it all callers behind a proxy count as one for --admitted-per-client-max.",
+        ),
+    ] = ""
     store: Annotated[Path, Knob("Folder of the model store that `phiserve store build` filled.")] = field(
         default_factory=default_store_root
     )
@@ -167,6 +175,7 @@ class Settings:
                 f"{flag('stream_frames_max')} ({self.stream_frames_max}) is below {flag('stream_in_service_max')} "
                 f"({self.stream_in_service_max}); so many could never be in service"
             )
+        _check_networks(self.trusted_proxies)
         for name, needed in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("tls_client_ca", "tls_cert")):
             if getattr(self, name) is not None and getattr(self, needed) is None:
                 raise SettingsError(f"{flag(name)} is given without {flag(needed)}; add {flag(needed)} FILE")
@@ -177,6 +186,16 @@ def knobs() -> dict[str, Knob]:
     """The knob of each setting, in the order of the fields."""
     hints = typing.get_type_hints(Settings, include_extras=True)
     return {name: hint.__metadata__[0] for name, hint in hints.items()}
+
+
+def _check_networks(text: str) -> None:
+    for network in filter(None, map(str.strip, text.split(","))):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise SettingsError(
+                f"{flag('trusted_proxies')}: {error}; give addresses or networks, such as 10.0.0.7,192.168.0.0/16"
+            ) from error
 
 
 def flag(name: str) -> str:

@@ -20,8 +20,9 @@ from phiserve.v1 import classifier_pb2_grpc as pb_grpc
 from service.core.engine import Engine
 from service.core.request import Classification, RequestOptions
 from service.errors import InvalidArgument, NotReady, PhiserveError
+from service.frontends.callers import Callers
 from service.frontends.grpc_messages import RequestReader, classify_response, list_response, within_call
-from service.frontends.grpc_peer import host_of
+from service.frontends.grpc_peer import client_of
 from service.frontends.grpc_status import rich_status
 from service.frontends.grpc_stream import Frame, FrameStream, Outcome, StreamLimits
 from service.frontends.rest_parameters import ClassifyParameters
@@ -38,14 +39,23 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 class Classifier(pb_grpc.ClassifierServicer):
     """See the module."""
 
-    def __init__(self, engine: Engine, *, image_bytes_max: int, top_k_max: int, stream: StreamLimits) -> None:
-        """Over `engine`, which need not be open yet; bounds in bytes and classes."""
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        image_bytes_max: int,
+        top_k_max: int,
+        stream: StreamLimits,
+        callers: Callers | None = None,
+    ) -> None:
+        """Over `engine`, which need not be open yet; bounds in bytes and classes. `callers`: None trusts no proxy."""
         parameters = ClassifyParameters(
             budget_ns_default=engine.budget_ns_default, budget_ns_max=engine.budget_ns_max, top_k_max=top_k_max
         )
         self._engine = engine
         self._reader = RequestReader(parameters, image_bytes_max=image_bytes_max)
         self._stream = stream
+        self._callers = callers or Callers()
         self._ending = asyncio.Event()
 
     def end_streams(self) -> None:
@@ -63,7 +73,7 @@ class Classifier(pb_grpc.ClassifierServicer):
         left_s = context.time_remaining()
         left_ns = None if left_s is None else round(left_s * NS_PER_S)
         options = within_call(self._reader.options(request), left_ns, engine.budget_ns_max)
-        client = host_of(context.peer())
+        client = client_of(context, self._callers)
         return classify_response(await engine.infer(request.image, options, received_ns=received_ns, client=client))
 
     async def ClassifyStream(  # type: ignore[override] # see below
@@ -78,7 +88,7 @@ class Classifier(pb_grpc.ClassifierServicer):
             NotReady: the server drains; every frame that was read has been answered.
         """
         del request_iterator
-        client = host_of(context.peer())
+        client = client_of(context, self._callers)
 
         async def infer(image: bytes, options: RequestOptions, received_ns: int) -> Classification:
             return await self._engine.infer(image, options, received_ns=received_ns, client=client)

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
 from urllib.parse import unquote
+
+import grpc
+
+from service.frontends.callers import FORWARDED_FOR, Callers
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+def client_of(context: Context, callers: Callers) -> str:
+    """The address of whoever calls, seen through the proxies that `callers` trusts."""
+    metadata = context.invocation_metadata() or ()
+    forwarded = [value for key, value in metadata if key == FORWARDED_FOR and isinstance(value, str)]
+    return callers.of(host_of(context.peer()), forwarded)
 
 
 def host_of(peer: str) -> str:

@@ -16,7 +16,8 @@ from typing import Any, TypeAlias
 import grpc
 
 from service.errors import PhiserveError
-from service.frontends.grpc_peer import host_of
+from service.frontends.callers import Callers
+from service.frontends.grpc_peer import client_of
 from service.frontends.grpc_status import rich_status
 from service.frontends.inference import open_inference_pb2 as pb
 from service.frontends.inference import open_inference_pb2_grpc as pb_grpc
@@ -36,12 +37,15 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 class OipServicer(pb_grpc.GRPCInferenceServiceServicer):
     """See the module. One method for each of the protocol's that are served."""
 
-    def __init__(self, service: OipService, statistics: Statistics, *, version: str) -> None:
-        """`version` is the server's, as metadata shows it."""
+    def __init__(
+        self, service: OipService, statistics: Statistics, *, version: str, callers: Callers | None = None
+    ) -> None:
+        """`version` is the server's, as metadata shows it. `callers`: None trusts no proxy."""
         self._service = service
         self._models = service.models
         self._statistics = statistics
         self._version = version
+        self._callers = callers or Callers()
         self._ending = asyncio.Event()
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
@@ -127,7 +131,7 @@ class OipServicer(pb_grpc.GRPCInferenceServiceServicer):
         answer = await self._service.infer(
             parse_call(request),
             received_ns=received_ns,
-            client=host_of(context.peer()),
+            client=client_of(context, self._callers),
             call_budget_ns=call_budget_ns,
         )
         return write_answer(answer)

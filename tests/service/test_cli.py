@@ -24,6 +24,7 @@ GIVEN = {
     "tls_cert": ("server.pem", Path("server.pem")),
     "tls_key": ("server.key", Path("server.key")),
     "tls_client_ca": ("ca.pem", Path("ca.pem")),
+    "trusted_proxies": ("10.0.0.0/8", "10.0.0.0/8"),
     "store": ("/somewhere/store", Path("/somewhere/store")),
     "variants": ("lite0", ("lite0",)),
     "allow_untrained": (None, True),

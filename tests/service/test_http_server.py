@@ -82,6 +82,29 @@ def test_a_silent_connection_is_closed_after_its_time() -> None:
     assert after == b""
 
 
+@pytest.mark.parametrize(("trusted", "caller"), [((), b"127.0.0.1"), (("127.0.0.0/8",), b"198.51.100.7")])
+def test_a_trusted_proxy_says_who_calls(trusted, caller) -> None:
+    """`X-Forwarded-For` counts from proxies that were named, and from nobody else on this machine."""
+
+    async def who(scope, receive, send) -> None:
+        body = scope["client"][0].encode()
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def run() -> bytes:
+        server = HttpServer(who, bind("127.0.0.1", 0), trusted_proxies=trusted)
+        await server.start()
+        reader, writer = await connect(server)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 198.51.100.7\r\n\r\n")
+        answer = await read_answer(reader)
+        writer.close()
+        await server.stop(5)
+        return answer
+
+    assert asyncio.run(run()).endswith(b"\r\n\r\n" + caller)
+
+
 def test_a_port_in_use_is_refused_when_it_is_taken() -> None:
     """The error names the address, the reason and the flags that choose another."""
     with socket.create_server(("127.0.0.1", 0)) as other:

@@ -104,6 +104,14 @@ def test_half_of_tls_is_refused_with_the_other_half(given, missing) -> None:
     Settings(**dict.fromkeys(("tls_cert", "tls_key", "tls_client_ca"), Path("some.pem")))
 
 
+@pytest.mark.parametrize("text", ["proxy.internal", "10.0.0.7/8", "10.0.0.1;10.0.0.2"])
+def test_proxies_are_addresses_and_networks(text) -> None:
+    """A name, host bits in a network, or another separator is refused with what would be taken."""
+    with pytest.raises(SettingsError, match=r"--trusted-proxies: .*such as 10\.0\.0\.7,192\.168\.0\.0/16"):
+        Settings(trusted_proxies=text)
+    assert Settings(trusted_proxies="10.0.0.7, 192.168.0.0/16").trusted_proxies
+
+
 def test_settings_do_not_change() -> None:
     """What was read at the edge stays as it was read."""
     with pytest.raises(dataclasses.FrozenInstanceError):
