@@ -30,11 +30,21 @@ if has kubectl "the manifests" && has kubernetes-validate "the manifests"; then
         done
         echo "overlay $overlay: valid in Kubernetes $KUBERNETES_VERSIONS"
     done
-    # KEDA's own kind has no schema there: that it can be put in place of the other is what can be seen.
+    # Kinds that a cluster does not have by itself have no schema there: that they can be put in place is what can be
+    # seen of KEDA's and the Gateway API's, and of KServe's runtime that its containers are those of a valid pod.
     cp -r deploy/kubernetes "$folder/kubernetes"
+    sed -i 's#- ../../components/hpa#&\n  - ../../components/gateway#' "$folder/kubernetes/overlays/cpu/kustomization.yaml"
+    kubectl kustomize "$folder/kubernetes/overlays/cpu" | grep --count --line-regexp 'kind: \(HTTP\|GRPC\)Route' | grep --quiet 2
+    echo "component gateway: builds"
     sed -i 's#components/hpa#components/keda#' "$folder/kubernetes/overlays/cpu/kustomization.yaml"
     kubectl kustomize "$folder/kubernetes/overlays/cpu" | grep --quiet '^kind: ScaledObject$'
     echo "component keda: builds"
+    kubectl kustomize deploy/kubernetes/kserve >"$folder/kserve.yaml"
+    "${PHISERVE_PYTHON:-python3}" deploy/kubernetes/kserve/as_pod.py "$folder/kserve.yaml" >"$folder/kserve-pod.yaml"
+    for version in $KUBERNETES_VERSIONS; do
+        kubernetes-validate --strict -k "$version" --quiet "$folder/kserve-pod.yaml"
+    done
+    echo "kserve: builds, and its containers are valid in Kubernetes $KUBERNETES_VERSIONS"
 fi
 
 if has envoy "Envoy's configuration"; then
