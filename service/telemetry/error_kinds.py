@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 
 from service.errors import PhiserveError
@@ -11,7 +10,6 @@ UNEXPECTED = "unexpected"
 """The kind of every error outside the error tree: a bug."""
 
 
-@functools.cache
 def kind_of(error: type[BaseException]) -> str:
     """Our class in snake case, `deadline_exceeded`: the nearest ancestor that is directly under the tree's root."""
     for ancestor in error.__mro__:
