@@ -1,22 +1,19 @@
 """The server's commands: `serve`, `profile`, and `store evaluate` and `calibrate`, which run models as it does.
 
-The flags of `serve` are made from `Settings`, so that a setting exists on every way in or on none.
+The options of `serve` and `profile` are made from `Settings` (`setting_options.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime as dt
-import inspect
 import logging
 import os
 import signal
 import sys
-import typing
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -26,8 +23,9 @@ from rich.table import Table
 from model_store.activation_ranges import SCHEMA_VERSION as RANGES_SCHEMA_VERSION
 from model_store.cli import Weights, check_members, source_of
 from model_store.store_root import default_store_root
+from service.configuration import to_toml
 from service.profile_report import explain_menu
-from service.settings import Settings, SettingsError, environment_variable, flag, knobs
+from service.setting_options import Configuration, fail, with_setting_options
 
 NS_PER_MS = 1_000_000
 
@@ -51,61 +49,7 @@ _PROFILE_SETTINGS = ("store", "variants", "allow_untrained", "provider", "worker
 def add_server_commands(app: typer.Typer) -> None:
     """Add `serve` and `profile` to the root command."""
     app.command("serve", help=_SERVE_HELP)(serve_command)
-    app.command("profile")(_with_flags_of_settings(_profile, _PROFILE_SETTINGS))
-
-
-def _with_flags_of_settings(command: Callable[..., None], names: Collection[str] | None = None) -> Callable[..., None]:
-    """`command` with fields of `Settings` (None: all) as options, each with its flag, variable, help and bounds.
-
-    `command` gets the settings first, and its own options by name.
-    """
-    fields = [field for field in dataclasses.fields(Settings) if names is None or field.name in names]
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-
-    def call(**values: Any) -> None:
-        given = {field.name: values.pop(field.name) for field in fields}
-        given["variants"] = tuple(given["variants"] or ())
-        try:
-            settings = Settings(**given)
-        except SettingsError as error:
-            raise _fail(str(error)) from error
-        command(settings, **values)
-
-    parameters = [*map(_option, fields), *own]
-    call.__doc__ = command.__doc__
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # typer reads it; mypy has no field
-    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return call
-
-
-def _option(field: dataclasses.Field[Any]) -> inspect.Parameter:
-    knob = knobs()[field.name]
-    many = field.name == "variants"
-    option = typer.Option(
-        "--variant" if many else flag(field.name),
-        help=knob.help,
-        envvar=environment_variable(field.name),
-        min=knob.low,
-        max=knob.high,
-        # The default store depends on the machine the help is read on.
-        show_default=field.default_factory is dataclasses.MISSING,
-    )
-    kind: Any = list[str] if many else typing.get_type_hints(Settings)[field.name]
-    default = None if many else _default(field)
-    return inspect.Parameter(
-        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
-    )
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
-
-
-def _fail(message: str) -> typer.Exit:
-    typer.echo(f"phiserve: {message}", err=True)
-    return typer.Exit(2)
+    app.command("profile")(with_setting_options(_profile, _PROFILE_SETTINGS))
 
 
 @contextlib.contextmanager
@@ -156,7 +100,17 @@ def _stages(console: Console) -> Generator[Callable[[str, int, int], None]]:
         yield show
 
 
-def _serve(settings: Settings) -> None:
+def _serve(
+    configuration: Configuration,
+    *,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the settings in force as a file for --config, and exit.")
+    ] = False,
+) -> None:
+    settings = configuration.settings
+    if print_config:
+        typer.echo(to_toml(settings, configuration.origins), nl=False)
+        return
     from service.app import StartError, build_server, run_server, take_ports  # noqa: PLC0415 - loads ONNX Runtime and FastAPI
     from service.telemetry.logs import LogFormat, configure_logging  # noqa: PLC0415 - as above
 
@@ -177,13 +131,13 @@ def _serve(settings: Settings) -> None:
                 server = build_server(settings, show)
             all_ended = run_server(server, ports, announce)
     except StartError as error:
-        raise _fail(str(error)) from error
+        raise fail(str(error)) from error
     if not all_ended:
         _exit_under_runs(0)
 
 
 def _profile(
-    settings: Settings,
+    configuration: Configuration,
     *,
     force: Annotated[
         bool, typer.Option("--force", help="Measure again, even if the cached profile is current.")
@@ -197,9 +151,9 @@ def _profile(
 
     try:
         with _stoppable("the machine was measured", exit_code=1), _stages(Console(stderr=True)) as show:
-            measured, menu = profile_store(settings, show, force=force)
+            measured, menu = profile_store(configuration.settings, show, force=force)
     except StartError as error:
-        raise _fail(str(error)) from error
+        raise fail(str(error)) from error
     console = Console()
     table = Table(
         "variant", "top-1 %", "threads", "batch", "ms", "ms an image", title=f"{measured.machine}, {measured.runtime}"
@@ -257,7 +211,7 @@ def evaluate(
                 accuracy = Accuracy(result.top1, result.top5, "evaluated", detail, result.images)
                 record_accuracy(root, result.variant, accuracy, replace_published=replace_published)
     except (StoreError, SessionError, evaluation.EvaluationError) as error:
-        raise _fail(str(error)) from error
+        raise fail(str(error)) from error
     Console().print(table)
     for result in results:
         for reason in result.unreadable:
@@ -301,9 +255,9 @@ def calibrate(
             figures = (verdict.top1_fp32, verdict.top1_int8, verdict.agreement)
             table.add_row(member, str(verdict.pictures), *(f"{x:.2f}" for x in figures), f"{verdict.divergence:.4f}")
     except (SourceError, RangesError, EvaluationError, OSError) as error:
-        raise _fail(str(error)) from error
+        raise fail(str(error)) from error
     Console().print(table)
 
 
-serve_command = _with_flags_of_settings(_serve)
+serve_command = with_setting_options(_serve)
 """The command behind `phiserve serve`, with a flag for every setting."""

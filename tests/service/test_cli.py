@@ -12,7 +12,9 @@ from typer.testing import CliRunner, Result
 import service.app
 from service.app import StartError
 from service.cli import add_server_commands, evaluate
-from service.settings import Settings, environment_variable, flag
+from service.configuration import to_toml
+from service.setting_options import setting_flag
+from service.settings import Settings, environment_variable, knobs
 from tests.fakes.pki import Pki, make_pki
 
 # One value for each setting, unlike its default.
@@ -102,10 +104,6 @@ def commands(monkeypatch, pki) -> Commands:
     return Commands(monkeypatch)
 
 
-def flag_of(name: str) -> str:
-    return "--variant" if name == "variants" else flag(name)
-
-
 def expected(name: str) -> Settings:
     return Settings(**(FREE_PORTS | {given: GIVEN[given][1] for given in (*NEEDED.get(name, ()), name)}))
 
@@ -123,7 +121,7 @@ def test_a_flag_sets_its_setting_and_no_other(commands, name) -> None:
     arguments = []
     for given in (*(FREE_PORTS.keys() - {name}), *NEEDED.get(name, ()), name):
         text, _ = GIVEN[given]
-        arguments += [flag_of(given)] if text is None else [flag_of(given), text]
+        arguments += [setting_flag(given)] if text is None else [setting_flag(given), text]
     assert commands.accepted("serve", *arguments) == expected(name)
 
 
@@ -135,12 +133,88 @@ def test_a_variable_sets_its_setting_and_no_other(commands, name) -> None:
     assert commands.accepted("serve", **environment) == expected(name)
 
 
-def test_a_flag_wins_over_its_variable(commands) -> None:
-    """What is typed overrules what is configured."""
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_file_sets_its_setting_and_no_other(commands, tmp_path, name) -> None:
+    """Each field can be a line of the configuration file."""
+    wanted = {*FREE_PORTS, *NEEDED.get(name, ()), name}
+    lines = to_toml(expected(name), dict.fromkeys(knobs(), "here")).splitlines()
+    file = written(tmp_path, *(line for line in lines if line.split(" ")[0] in wanted))
+    assert commands.accepted("serve", "--config", file) == expected(name)
+    assert commands.accepted("serve", PHISERVE_CONFIG=file) == expected(name)
+
+
+def written(folder: Path, *lines: str) -> str:
+    """The path of a configuration file with these lines."""
+    file = folder / "phiserve.toml"
+    file.write_text("\n".join(lines) + "\n")
+    return str(file)
+
+
+def test_a_flag_wins_over_a_variable_over_the_file_over_the_default(commands, tmp_path) -> None:
+    """The nearer to the command, the stronger; a variable that is set to nothing counts as not set."""
+    file = written(tmp_path, "workers = 7", "top_k_max = 7", "queue_size_max = 7", "allow_untrained = true")
     settings = commands.accepted(
-        "serve", "--port", "0", "--grpc", "off", "--workers", "2", PHISERVE_WORKERS="5", PHISERVE_TOP_K_MAX="3"
+        *("serve", *NO_PORTS, "--config", file, "--workers", "2", "--no-allow-untrained"),
+        PHISERVE_WORKERS="5",
+        PHISERVE_TOP_K_MAX="3",
+        PHISERVE_QUEUE_SIZE_MAX="",
     )
-    assert (settings.workers, settings.top_k_max) == (2, 3)
+    found = (settings.workers, settings.top_k_max, settings.queue_size_max, settings.batch_size_max)
+    assert found == (2, 3, 7, Settings().batch_size_max)
+    assert not settings.allow_untrained
+
+
+def test_a_printed_configuration_is_the_same_when_read(commands, tmp_path) -> None:
+    """`--print-config` writes a file of what is in force, each line with where it came from, and starts nothing."""
+    file = written(tmp_path, "# mine", "", "queue_size_max = 40", 'variants = ["lite0",', '  "b3"]')
+    given = ["serve", *NO_PORTS, "--config", file, "--store", '/a folder/with "marks"']
+    result = commands.run(*given, "--print-config", PHISERVE_WORKERS="3")
+    assert (result.exit_code, result.stderr, commands.settings) == (0, "", None)
+    lines = result.stdout.splitlines()
+    assert "port = 0  # --port" in lines
+    assert "workers = 3  # PHISERVE_WORKERS" in lines
+    assert f"queue_size_max = 40  # line 3 of {file}" in lines
+    assert f'variants = ["lite0", "b3"]  # line 4 of {file}' in lines
+    assert f"top_k_max = {Settings().top_k_max}  # default" in lines
+    assert "# tls_cert is not set" in lines
+    again = tmp_path / "again.toml"
+    again.write_text(result.stdout)
+    settings = commands.accepted(*given, PHISERVE_WORKERS="3")
+    assert commands.accepted("serve", "--config", str(again)) == settings
+
+
+def test_a_folder_of_the_user_is_found_whoever_names_it(commands, tmp_path) -> None:
+    """No shell expands `~` in a variable or a file, so the command does."""
+    store = Path.home() / "models"
+    assert commands.accepted("serve", *NO_PORTS, PHISERVE_STORE="~/models").store == store
+    assert commands.accepted("serve", *NO_PORTS, "--config", written(tmp_path, 'store = "~/models"')).store == store
+
+
+def test_a_contradiction_says_where_both_sides_come_from(commands, tmp_path) -> None:
+    """Flags are named in any case; what came by a variable or a file is named by that."""
+    file = written(tmp_path, "", "admitted_max = 10")
+    result = commands.run("serve", *NO_PORTS, "--config", file, PHISERVE_QUEUE_SIZE_MAX="20")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "phiserve: --admitted-max (10) is below --queue-size-max (20); the queue could never fill "
+        f"(--queue-size-max comes from PHISERVE_QUEUE_SIZE_MAX, --admitted-max comes from line 2 of {file})\n"
+    )
+
+
+def test_what_is_wrong_in_file_or_environment_is_refused_before_anything_is_loaded(commands, tmp_path) -> None:
+    """Each problem is a line, with the line or the variable to mend; `profile` refuses the same."""
+    file = written(tmp_path, "port = 0", "worker = 3", "queue_size_max = 0")
+    for command in ("serve", "profile"):
+        result = commands.run(command, "--config", file)
+        assert result.exit_code == 2
+        assert result.stderr == (
+            f"phiserve: line 2 of {file}: worker is no setting; did you mean workers?\n"
+            f"phiserve: line 3 of {file}: queue_size_max must be from 1 to 100000, got 0\n"
+        )
+        result = commands.run(command, PHISERVE_WORKER="3")
+        assert result.exit_code == 2
+        assert result.stderr == "phiserve: PHISERVE_WORKER is no setting; did you mean PHISERVE_WORKERS?\n"
+    assert commands.settings is None
 
 
 def test_several_variants_can_be_named(commands) -> None:
@@ -190,7 +264,7 @@ def test_help_names_every_flag_and_variable(commands) -> None:
     """`serve --help` is the reference of the settings."""
     text = commands.run("serve", "--help", COLUMNS="300").stdout
     for name in GIVEN:
-        assert flag_of(name) in text
+        assert setting_flag(name) in text
         assert environment_variable(name) in text
 
 
