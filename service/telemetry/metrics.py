@@ -191,7 +191,10 @@ class _Requests:
             buckets=SLACK_BUCKETS,
             registry=registry,
         )
-        # A series that is absent until its first event makes rates and alerts miss that event.
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """A series that is absent until its first event makes rates and alerts miss that event."""
         for outcome in OUTCOMES:
             self.duration.labels(outcome)
             if outcome != "answered":
