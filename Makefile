@@ -10,6 +10,7 @@ STORE ?= model_store/artifacts
 VARIANTS ?= lite0 lite0-int8 lite1 lite1-int8 lite2 lite2-int8
 SERVE_FLAGS ?=
 DOCKER ?= docker
+BUILD_FLAGS ?=
 SCENARIOS ?=
 TARGET ?= cpu
 PYTEST_FLAGS ?=
@@ -19,7 +20,7 @@ serve_ready := $(VENV)/.installed-serve
 dev_ready := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help serve store test lint format types parity interop deploy-check ops-test image sim bench proto lock clean
+.PHONY: help serve store test lint format types parity interop deploy-check ops-test image image-test sim bench proto lock clean
 
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -74,7 +75,12 @@ ops-test: $(dev_ready) ## Restart, kill and stop servers behind a real Envoy und
 	@$(bin)/python -m tests.operations $(SCENARIOS)
 
 image: ## Build the container image (TARGET=cpu or gpu, VARIANTS=, DOCKER=podman)
-	$(DOCKER) build --target $(TARGET) --build-arg VARIANTS="$(VARIANTS)" --tag phiserve:$(TARGET) .
+	$(DOCKER) build $(BUILD_FLAGS) --target $(TARGET) --build-arg VARIANTS="$(VARIANTS)" --tag phiserve:$(TARGET) .
+
+image-test: $(dev_ready) ## Build the image, run it by engine, compose and manifest, and drain it (DOCKER=podman, BUILD_FLAGS=)
+	@$(PYTHON) -m venv .venv-deploy
+	@.venv-deploy/bin/pip install --quiet --disable-pip-version-check --requirement deploy/requirements.txt
+	@PATH="$(CURDIR)/.venv-deploy/bin:$$PATH" $(bin)/python -m tests.containers --engine "$(DOCKER)" --build-flags="$(BUILD_FLAGS)"
 
 sim: $(dev_ready) ## Simulate the scheduler over loads and seeds
 	@$(bin)/python -m tests.simulation
