@@ -50,10 +50,7 @@ class Drift:
 
     def ratio(self, now_ns: int) -> float:
         """Observed over predicted, at the quantile, relaxed for the time nothing was observed."""
-        if self._ratio <= 1.0:
-            return self._ratio
-        unconfirmed_ns = max(0, now_ns - self._at_ns - RECENT_NS)
-        return 1.0 + (self._ratio - 1.0) * math.pow(0.5, unconfirmed_ns / RELAX_NS)
+        return _faded(self._ratio, self._at_ns, now_ns)
 
     def median(self, now_ns: int) -> float | None:
         """The usual ratio lately; None where there are too few observations."""
@@ -62,6 +59,14 @@ class Drift:
 
     def _recent(self, now_ns: int) -> list[float]:
         return [ratio for at_ns, ratio in self._observed if now_ns - at_ns <= RECENT_NS]
+
+
+def _faded(ratio: float, at_ns: int, now_ns: int) -> float:
+    """A ratio that was last confirmed at `at_ns`: distrust fades, good news stays."""
+    if ratio <= 1.0:
+        return ratio
+    unconfirmed_ns = max(0, now_ns - at_ns - RECENT_NS)
+    return 1.0 + (ratio - 1.0) * math.pow(0.5, unconfirmed_ns / RELAX_NS)
 
 
 def _quantile(values: list[float]) -> float:
@@ -74,7 +79,9 @@ class LatencyModel:
 
     A choice's scale is the machine's drift times how the choice compares with the others. The first is a high quantile
     over the last runs of whatever choice, so that promises hold; the second moves slowly and within bounds, so that no
-    single slow run makes a small variant look dearer than a large one, which would turn the menu upside down.
+    single slow run makes a small variant look dearer than a large one, which would turn the menu upside down. Both fade
+    while nothing confirms them: a choice that looks too slow for every budget it could serve is not run again, however
+    busy others keep the machine.
     """
 
     def __init__(self, menu: Menu) -> None:
@@ -83,19 +90,24 @@ class LatencyModel:
         self._machine = Drift(window=2 * _WINDOW)
         self._choices = {(choice.variant.name, choice.threads): choice for choice in menu.choices}
         self._relative = dict.fromkeys(self._choices, 1.0)
+        self._compared_ns = dict.fromkeys(self._choices, 0)
 
     def run_took(self, key: tuple[str, int], batch_size: int, took_ns: int, now_ns: int) -> None:
         """A run of the choice `key` (variant, threads) with `batch_size` images took `took_ns`."""
         predicted_ns = self._choices[key].profile.latency_ns(batch_size)
-        relative = self._relative[key]
+        relative = self._relative_at(key, now_ns)
         usual = self._machine.median(now_ns)
         if usual is not None:
             seen = min(RELATIVE_MAX, max(1.0 / RELATIVE_MAX, took_ns / max(1, predicted_ns) / usual))
             self._relative[key] = relative + (seen - relative) * RELATIVE_WEIGHT
+            self._compared_ns[key] = now_ns
         self._machine.observe(round(predicted_ns * relative), took_ns, now_ns)
         self.refresh(now_ns)
 
     def refresh(self, now_ns: int) -> None:
         """Rescale every choice by what is known at `now_ns`."""
         machine = self._machine.ratio(now_ns)
-        self._menu.rescale({key: machine * relative for key, relative in self._relative.items()})
+        self._menu.rescale({key: machine * self._relative_at(key, now_ns) for key in self._relative})
+
+    def _relative_at(self, key: tuple[str, int], now_ns: int) -> float:
+        return _faded(self._relative[key], self._compared_ns[key], now_ns)

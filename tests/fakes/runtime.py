@@ -60,14 +60,16 @@ class FakeDecoder:
 
 @dataclass
 class FakeWorkers:
-    """Runs take what was planned times `slowness`; classes are the image's bytes, so that answers can be told apart.
+    """Runs take what was planned, or what `takes_ns` says, times `slowness`.
 
+    Classes are the image's bytes, so that answers can be told apart.
     Of 1000 classes the first byte's is the most probable; those after it have half as much each.
 
     A plan that holds the image b"poison" raises.
     """
 
     slowness: float = 1.0
+    takes_ns: Callable[[Plan], float] = lambda plan: plan.latency_ns
     plans: list[Plan] = field(default_factory=list)
     busy: set[int] = field(default_factory=set)
 
@@ -95,7 +97,7 @@ class FakeWorkers:
             self.busy.remove(worker)
             done(result)
 
-        asyncio.get_running_loop().call_later(plan.latency_ns * self.slowness / 1e9, finish)
+        asyncio.get_running_loop().call_later(self.takes_ns(plan) * self.slowness / 1e9, finish)
 
 
 def probabilities_of(content: bytes) -> bytes:
