@@ -22,7 +22,7 @@ COPY model_store model_store
 RUN pip wheel --no-deps --wheel-dir /wheels .
 
 FROM build AS cpu-environment
-RUN pip --python /opt/phiserve/bin/python install --constraint constraints.txt ".[cpu]"
+RUN pip --python /opt/phiserve/bin/python install --constraint constraints.txt ".[cpu,tracing]"
 COPY --from=wheel /wheels /wheels
 RUN pip --python /opt/phiserve/bin/python install --no-deps --force-reinstall /wheels/*.whl
 
@@ -31,7 +31,7 @@ FROM build AS gpu-environment
 # that the two cannot drift apart as a CUDA base image and a wheel can.
 ARG ONNXRUNTIME_GPU=1.31.1
 RUN pip --python /opt/phiserve/bin/python install --constraint constraints.txt \
-        ".[gpu]" "onnxruntime-gpu[cuda,cudnn]==${ONNXRUNTIME_GPU}" \
+        ".[gpu,tracing]" "onnxruntime-gpu[cuda,cudnn]==${ONNXRUNTIME_GPU}" \
     && find /opt/phiserve/lib -path '*/nvidia/*' -name '*.so*' -printf '%h\n' > /opt/phiserve/cuda-libraries.conf
 COPY --from=wheel /wheels /wheels
 RUN pip --python /opt/phiserve/bin/python install --no-deps --force-reinstall /wheels/*.whl

@@ -35,14 +35,17 @@ from service.runtime.profile_cache import load_or_calibrate
 from service.runtime.session import Provider, SessionError, available_providers, open_sessions, resolve_provider
 from service.runtime.worker_pool import WorkerPool
 from service.serving import Announce, Ports
-from service.settings import Settings
-from service.telemetry.metrics import PrometheusInstrument, create_registry
+from service.settings import Settings, access_log_share
+from service.telemetry.observers import Observers, TracingError, build_observers
 from service.tls import TlsError
 
 logger = logging.getLogger(__name__)
 
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
+
+_LAST_SPANS_S = 3.0
+"""How long a drained server tries to send what it still knows of its last requests."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total) while the server starts."""
@@ -75,7 +78,7 @@ class Server:
     engine: Engine
     workers: WorkerPool
     decoder: PillowDecoder
-    instrument: PrometheusInstrument
+    observers: Observers
     tally: Tally
 
 
@@ -107,6 +110,7 @@ def build_server(settings: Settings, progress: Progress) -> Server:
     clock = MonotonicClock()
     machine = plan_machine(settings, cores, available_providers())
     with _start_errors():
+        observers, tally = _observers(settings, clock), Tally(clock)
         found = _find(settings)
         entries = _routable(settings, found)
         workers = _open_workers(settings, machine, entries, clock, progress)
@@ -118,8 +122,7 @@ def build_server(settings: Settings, progress: Progress) -> Server:
     # On a CPU the workers need the cores that decoding takes: as many threads as cores would only make both slower.
     spare = max(1, cores // 2) if machine.on_cpu else cores
     decoder = PillowDecoder(settings.decode_threads or spare, settings.admitted_max, settings.image_pixels_max)
-    instrument, tally = PrometheusInstrument(create_registry(version("phiserve"))), Tally(clock)
-    instrument.variants_served(entries)
+    observers.metrics.variants_served(entries)
     served = {
         name: ServedVariant(entry.manifest, entry.labels, routable=name in entries) for name, entry in found.items()
     }
@@ -131,7 +134,7 @@ def build_server(settings: Settings, progress: Progress) -> Server:
         decoder=decoder,
         workers=workers,
         clock=clock,
-        instrument=Instruments(instrument, tally),
+        instrument=Instruments(*observers.instruments, tally),
         settings=EngineSettings(
             budget_ns_default=round(settings.budget_ms_default * NS_PER_MS),
             budget_ns_max=round(settings.budget_ms_max * NS_PER_MS),
@@ -140,7 +143,17 @@ def build_server(settings: Settings, progress: Progress) -> Server:
             admitted_per_client_max=settings.admitted_per_client_max,
         ),
     )
-    return Server(settings, engine, workers, decoder, instrument, tally)
+    return Server(settings, engine, workers, decoder, observers, tally)
+
+
+def _observers(settings: Settings, clock: MonotonicClock) -> Observers:
+    return build_observers(
+        version=version("phiserve"),
+        clock=clock,
+        tracing_endpoint=settings.tracing_endpoint,
+        tracing_ratio=settings.tracing_ratio,
+        access_log_share=access_log_share(settings.access_log),
+    )
 
 
 def profile_store(settings: Settings, progress: Progress, *, force: bool) -> tuple[MachineProfile, Menu]:
@@ -164,7 +177,7 @@ def profile_store(settings: Settings, progress: Progress, *, force: bool) -> tup
 def _start_errors() -> Generator[None]:
     try:
         yield
-    except (StoreError, SessionError, ListenError, TlsError) as error:
+    except (StoreError, SessionError, ListenError, TlsError, TracingError) as error:
         raise StartError(str(error)) from error
 
 
@@ -282,10 +295,11 @@ def run_server(server: Server, ports: Ports, announce: Announce) -> bool:
     """
 
     async def run() -> None:
-        fronts = build_fronts(server.settings, server.engine, server.instrument, server.tally, ports)
+        fronts = build_fronts(server.settings, server.engine, server.observers, server.tally, ports)
         await serving.serve(server.engine, fronts, server.settings, announce)
 
     with _start_errors(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(run())
+    server.observers.close(_LAST_SPANS_S)
     server.decoder.close()
     return server.workers.close(NS_PER_S)

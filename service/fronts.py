@@ -27,16 +27,14 @@ from service.http_server import HttpServer
 from service.serving import Fronts, Ports
 from service.settings import Settings
 from service.telemetry.logs import bind_request_id
-from service.telemetry.metrics import PrometheusInstrument
+from service.telemetry.observers import Observers
 
 VERSION = version("phiserve")
 
 
-def build_fronts(
-    settings: Settings, engine: Engine, instrument: PrometheusInstrument, tally: Tally, ports: Ports
-) -> Fronts:
+def build_fronts(settings: Settings, engine: Engine, observers: Observers, tally: Tally, ports: Ports) -> Fronts:
     """The servers of `ports`, none of them started. To be called on the event loop that will serve."""
-    api = _rest_api(settings, engine, instrument)
+    api = _rest_api(settings, engine, observers)
     oip, statistics = _oip_service(settings, engine), Statistics(tally, engine.now_ns)
     install_oip_rest(api, oip, statistics, version=VERSION)
     http = HttpServer(
@@ -59,11 +57,12 @@ def build_fronts(
         ),
         tls=ports.tls,
         bind_request_id=bind_request_id,
+        observer=observers.exchanges,
     )
     return Fronts(http, grpc)
 
 
-def _rest_api(settings: Settings, engine: Engine, instrument: PrometheusInstrument) -> FastAPI:
+def _rest_api(settings: Settings, engine: Engine, observers: Observers) -> FastAPI:
     return create_rest_api(
         engine,
         limits=RestLimits(
@@ -72,9 +71,10 @@ def _rest_api(settings: Settings, engine: Engine, instrument: PrometheusInstrume
             images_per_request_max=settings.images_per_request_max,
             top_k_max=settings.top_k_max,
         ),
-        metrics_page=instrument.metrics_page,
+        metrics_page=observers.metrics.metrics_page,
         version=VERSION,
         bind_request_id=bind_request_id,
+        observer=observers.exchanges,
     )
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from model_store.store_root import default_store_root
 
@@ -148,6 +150,19 @@ class Settings:
     ] = 25.0
     log_level: Annotated[LogLevel, Knob("Least severe log records shown.")] = "info"
     log_format: Annotated[LogFormat, Knob("auto: text on a terminal, JSON elsewhere.")] = "auto"
+    access_log: Annotated[
+        str,
+        Knob("off; errors: a line for each exchange that ended in one; a share from 0 to 1: of the others too."),
+    ] = "off"
+    tracing_endpoint: Annotated[
+        str | None,
+        Knob(
+            "Base URL of an OTLP/HTTP receiver, such as http://localhost:4318: spans are sent there. Needs [tracing]."
+        ),
+    ] = None
+    tracing_ratio: Annotated[
+        float, Knob("Share of traces kept of those that begin here; callers who began one decide themselves.", 0, 1)
+    ] = 1.0
 
     def __post_init__(self) -> None:
         """Check every bound and contradiction at once, at start."""
@@ -175,10 +190,40 @@ class Settings:
                 f"{flag('stream_frames_max')} ({self.stream_frames_max}) is below {flag('stream_in_service_max')} "
                 f"({self.stream_in_service_max}); so many could never be in service"
             )
+        access_log_share(self.access_log)
+        if self.tracing_endpoint is not None and not _is_base_url(self.tracing_endpoint):
+            raise SettingsError(
+                f"{flag('tracing_endpoint')} must be a URL such as http://localhost:4318, got {self.tracing_endpoint!r}"
+            )
         _check_networks(self.trusted_proxies)
         for name, needed in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("tls_client_ca", "tls_cert")):
             if getattr(self, name) is not None and getattr(self, needed) is None:
                 raise SettingsError(f"{flag(name)} is given without {flag(needed)}; add {flag(needed)} FILE")
+
+
+def access_log_share(text: str) -> float | None:
+    """The share of exchanges without an error to be logged; None: none, and those with an error neither.
+
+    Raises:
+        SettingsError: neither off, errors nor a number from 0 to 1.
+    """
+    if text in ("off", "errors"):
+        return None if text == "off" else 0.0
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise SettingsError(f"{flag('access_log')} must be off, errors, or a share from 0 to 1, got {text!r}")
+    return share
+
+
+def _is_base_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("http", "https") and bool(url.hostname) and not (url.query or url.fragment)
+    except ValueError:
+        return False
 
 
 @functools.cache

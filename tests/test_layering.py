@@ -90,6 +90,17 @@ rule(
 )
 rule("service.telemetry", {"service.telemetry", "service.core.instrument", "service.core.request"}, {"orjson"})
 rule("service.telemetry.error_kinds", {"service.errors"})
+TELEMETRY_OURS = {
+    "service.telemetry",
+    "service.core.instrument",
+    "service.core.request",
+    "service.errors",
+    "service.exchange",
+}
+rule("service.telemetry.access_log", TELEMETRY_OURS)
+rule("service.telemetry.span_attributes", TELEMETRY_OURS)
+rule("service.telemetry.observers", TELEMETRY_OURS | {"service.core.clock"})
+rule("service.telemetry.tracing", TELEMETRY_OURS, {"opentelemetry"})
 rule(
     "service.telemetry.metrics",
     {"service.telemetry", "service.core.instrument", "service.core.request", "service.errors"},

@@ -11,7 +11,8 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from service.errors import MalformedRequest, NotReady, PhiserveError, UnknownVariant
 from service.frontends import oip_rest_wire as wire
@@ -47,9 +48,9 @@ def install_oip_rest(app: FastAPI, service: OipService, statistics: Statistics, 
             ("POST", model + "/infer", routes.infer),
         ]
     for method, path, endpoint in paths:
-        app.router.routes.append(Route(path, _answering_errors(endpoint), methods=[method]))
+        app.router.routes.append(_Route(path, _answering_errors(endpoint), methods=[method]))
     every = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-    app.router.routes.append(Route("/v2/{path:path}", _answering_errors(routes.unknown), methods=every))
+    app.router.routes.append(_Route("/v2/{path:path}", _answering_errors(routes.unknown), methods=every))
 
 
 def _answering_errors(endpoint: Endpoint) -> Endpoint:
@@ -62,6 +63,17 @@ def _answering_errors(endpoint: Endpoint) -> Endpoint:
             return error_response(error, {"error": error.detail}, wire.JSON_MEDIA_TYPE)
 
     return answer
+
+
+class _Route(Route):
+    """Leaves itself in the scope, as FastAPI's own routes do: who observes an exchange is told its pattern."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """See `Route`."""
+        match, child_scope = super().matches(scope)
+        if match is not Match.NONE:
+            child_scope["route"] = self
+        return match, child_scope
 
 
 class _OipRoutes:

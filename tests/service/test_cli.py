@@ -55,6 +55,9 @@ GIVEN = {
     "drain_timeout_s": ("3", 3.0),
     "log_level": ("error", "error"),
     "log_format": ("json", "json"),
+    "access_log": ("0.25", "0.25"),
+    "tracing_endpoint": ("http://localhost:4318", "http://localhost:4318"),
+    "tracing_ratio": ("0.5", 0.5),
 }
 
 # Settings that make no sense alone, with what they need.

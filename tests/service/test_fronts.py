@@ -27,7 +27,7 @@ from service.fronts import build_fronts
 from service.http_server import loop_factory
 from service.serving import take_ports
 from service.settings import Settings
-from service.telemetry.metrics import PrometheusInstrument, create_registry
+from service.telemetry.observers import build_observers
 from tests.fakes.engine import HELD, ScriptedEngine, classification
 from tests.fakes.menus import MS
 
@@ -192,9 +192,9 @@ def over_all(scenario: Callable[[Doors], Awaitable[None]], engine: ScriptedEngin
 
     async def run() -> None:
         settings = Settings(port=0, grpc_port=0, image_bytes_max=IMAGE_BYTES_MAX, body_bytes_max=5000)
-        instrument = PrometheusInstrument(create_registry("1.2.3"))
+        observers = build_observers(version="1.2.3", clock=engine.clock)
         with take_ports(settings) as ports:
-            fronts = build_fronts(settings, engine, instrument, Tally(engine.clock), ports)
+            fronts = build_fronts(settings, engine, observers, Tally(engine.clock), ports)
             await fronts.start()
             assert fronts.grpc is not None
             http, address = fronts.http.url, fronts.grpc.address

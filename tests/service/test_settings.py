@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.settings import Settings, SettingsError, environment_variable, flag, knobs
+from service.settings import Settings, SettingsError, access_log_share, environment_variable, flag, knobs
 
 BOUNDED = {name: knob for name, knob in knobs().items() if knob.low is not None}
 # Partners that a setting may be compared with, out of the way.
@@ -128,3 +128,25 @@ def test_not_a_number_is_out_of_bounds() -> None:
     """NaN compares with nothing, which must not let it through."""
     with pytest.raises(SettingsError, match="got nan"):
         Settings(drain_timeout_s=math.nan)
+
+
+@pytest.mark.parametrize(("text", "share"), [("off", None), ("errors", 0.0), ("0", 0.0), ("0.25", 0.25), ("1", 1.0)])
+def test_the_access_log_is_off_or_errors_or_a_share(text, share) -> None:
+    """`errors` is a share of 0: exchanges with an error are written whatever the share."""
+    assert access_log_share(Settings(access_log=text).access_log) == share
+
+
+@pytest.mark.parametrize("text", ["", "on", "-0.1", "1.1", "nan", "inf", "50%"])
+def test_any_other_access_log_is_refused(text) -> None:
+    """What was meant is not guessed."""
+    with pytest.raises(SettingsError, match=r"--access-log must be off, errors, or a share from 0 to 1, got "):
+        Settings(access_log=text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "localhost:4318", "grpc://localhost:4317", "http://", "http://[::1", "http://a/?b"]
+)
+def test_spans_are_sent_to_a_url_of_http_only(text) -> None:
+    """OTLP goes over HTTP here: a host without a scheme, or gRPC's port, is refused at start."""
+    with pytest.raises(SettingsError, match="--tracing-endpoint must be a URL such as http://localhost:4318, got "):
+        Settings(tracing_endpoint=text)
