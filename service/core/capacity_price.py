@@ -63,13 +63,23 @@ class _Option:
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """What serving everybody at one price would earn and take, on average per request, and by which runs."""
+    """What serving everybody at one price would earn and take, on average per request, and how each is served."""
 
     price: float
     accuracy: float
     core_ns: float
     utilisation: float
-    runs: tuple[Run, ...]
+    chosen: Sequence[_Option | None]
+    budgets_ns: Sequence[int]
+
+    def runs(self, weight: float) -> list[Run]:
+        """The runs of `weight` of all requests, served so. Made when asked: few points are looked at so closely."""
+        share = weight / len(self.chosen)
+        return [
+            Run(share, option.run_ns, option.threads, budget_ns)
+            for option, budget_ns in zip(self.chosen, self.budgets_ns, strict=True)
+            if option
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,21 +120,16 @@ def _best_at(menu: Menu, demand: _Demand, width: int) -> tuple[float, Operation]
     best, best_worth = IDLE, -math.inf
     for below, above in zip(points, points[1:] or points, strict=False):
         for share in _MIXES:
-            mixed = _mix(below, above, share)
-            lost = lost_share(
-                mixed.runs,
-                workers=demand.workers,
-                width=width,
-                utilisation=mixed.utilisation,
-                core_ns=mixed.core_ns,
-            )
-            worth = mixed.accuracy * (1.0 - lost)
+            accuracy = _mean(below.accuracy, above.accuracy, share)
+            if accuracy <= best_worth:
+                continue  # not even without a loss: most of them, and the event loop waits for each
+            worth = accuracy * (1.0 - _lost_share(below, above, share, demand.workers, width))
             if worth > best_worth:
                 best_worth = worth
                 best = Operation(
                     below.price if share > 0.0 else above.price,
                     above.price if share < 1.0 else below.price,
-                    min(1.0, mixed.utilisation),
+                    min(1.0, _mean(below.utilisation, above.utilisation, share)),
                     width,
                 )
     return best_worth, best
@@ -135,11 +140,17 @@ def _points(menu: Menu, demand: _Demand, width: int) -> list[_Point]:
     allowed = [choice for choice in menu.allowed(DEFAULT_POLICY) if choice.threads <= demand.workers]
     usual = [option for choice in allowed if choice.threads == width for option in _options(choice)]
     other = [option for choice in allowed if choice.threads != width for option in _options(choice)]
-    hulls = []
+    hulls: list[_Hull] = []
+    known: dict[tuple[int, ...], _Hull] = {}
     for budget_ns in demand.budgets_ns:
         fitting = [option for option in usual if option.budget_ns <= budget_ns]
-        hulls.append(_Hull(fitting or [option for option in other if option.budget_ns <= budget_ns]))
-    prices = sorted({0.0, *(step for hull in hulls for step in hull.prices)})
+        fitting = fitting or [option for option in other if option.budget_ns <= budget_ns]
+        which = tuple(map(id, fitting))  # most budgets allow the same
+        hull = known.get(which)
+        if hull is None:
+            hull = known[which] = _Hull(fitting)
+        hulls.append(hull)
+    prices = sorted({0.0, *(step for hull in known.values() for step in hull.prices)})
     return [_point(price, hulls, demand) for price in prices]
 
 
@@ -189,7 +200,8 @@ def _slope(cheap: _Option, dear: _Option) -> float:
 
 def _point(price: float, hulls: Sequence[_Hull], demand: _Demand) -> _Point:
     """Everybody takes the option worth most at `price`; those for whom none is feasible take and earn nothing."""
-    chosen = [hull.best(price) for hull in hulls]
+    best = {hull: hull.best(price) for hull in set(hulls)}
+    chosen = [best[hull] for hull in hulls]
     share = 1.0 / len(hulls)
     core_ns = sum(option.core_ns for option in chosen if option) * share + demand.side_core_ns
     return _Point(
@@ -197,26 +209,22 @@ def _point(price: float, hulls: Sequence[_Hull], demand: _Demand) -> _Point:
         sum(option.accuracy for option in chosen if option) * share,
         core_ns,
         demand.arrivals_per_ns * core_ns / demand.workers,
-        tuple(
-            Run(share, option.run_ns, option.threads, budget_ns)
-            for option, budget_ns in zip(chosen, demand.budgets_ns, strict=True)
-            if option
-        ),
+        chosen,
+        demand.budgets_ns,
     )
 
 
-def _mix(below: _Point, above: _Point, share: float) -> _Point:
-    """`share` of requests at the lower price, the rest at the higher."""
-    rest = 1.0 - share
-    return _Point(
-        above.price,
-        share * below.accuracy + rest * above.accuracy,
-        share * below.core_ns + rest * above.core_ns,
-        share * below.utilisation + rest * above.utilisation,
-        tuple(
-            Run(run.share * weight, run.run_ns, run.threads, run.budget_ns)
-            for point, weight in ((below, share), (above, rest))
-            if weight
-            for run in point.runs
-        ),
+def _lost_share(below: _Point, above: _Point, share: float, workers: int, width: int) -> float:
+    """Share of requests that wait too long with `share` of them at the lower price, the rest at the higher."""
+    runs = [run for point, weight in ((below, share), (above, 1.0 - share)) if weight for run in point.runs(weight)]
+    return lost_share(
+        runs,
+        workers=workers,
+        width=width,
+        utilisation=_mean(below.utilisation, above.utilisation, share),
+        core_ns=_mean(below.core_ns, above.core_ns, share),
     )
+
+
+def _mean(below: float, above: float, share: float) -> float:
+    return share * below + (1.0 - share) * above

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # The M/M/c tail is that of first come, first served. Serving the earliest deadline first loses next to nothing as long
 # as some budgets are long, since those do the waiting; except where the cores are so full that the queue is never
@@ -19,9 +19,11 @@ _EDF_SHARE = 0.005
 _EDF_EXPONENT = 40
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """How one kind of request is served: its share of all, its run's length and cores, and its budget."""
+class Run(NamedTuple):
+    """How one kind of request is served: its share of all, its run's length and cores, and its budget.
+
+    A tuple, since a thousand are made for each price.
+    """
 
     share: float
     run_ns: int
@@ -37,9 +39,9 @@ def lost_share(runs: Sequence[Run], *, workers: int, width: int, utilisation: fl
     is distributed as in renewal theory, long runs being met more often; `servers` of them end independently. A request
     that needs another width than the usual waits until so many workers are free at once.
     """
-    busy_ns = sum(run.share * run.run_ns for run in runs)
     if utilisation >= 1.0:
         return 2.0 - 1.0 / utilisation
+    busy_ns = sum(run.share * run.run_ns for run in runs)
     if busy_ns <= 0.0:
         return 0.0
     servers = workers // width
