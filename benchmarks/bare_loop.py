@@ -22,8 +22,7 @@ from PIL import Image
 
 from model_store.catalogue import Catalogue
 from service.runtime.preprocess import crop_box
-from service.runtime.session import Session, SessionOptions
-from service.runtime.worker import Top, top_classes
+from service.runtime.session import Session, SessionOptions, Top
 
 TOP_K = 5
 
@@ -105,4 +104,4 @@ def classify(session: Session, photograph: bytes) -> Top:
     box = crop_box(picture.width, picture.height, variant.crop_fraction)
     resampling = Image.Resampling[variant.interpolation.upper()]
     pixels = np.asarray(picture.crop(box).resize((side, side), resampling))
-    return top_classes(session.run(pixels[np.newaxis])[0], TOP_K)
+    return session.classify(pixels[np.newaxis], TOP_K)[1][0]

@@ -1,8 +1,10 @@
 """Architecture and weights to an ONNX graph: the export, built node by node, with no framework in between.
 
-Input `image`: uint8 [batch, side, side, 3], RGB. Output `probabilities`: float32 [batch, classes]. Normalisation
-and softmax are inside, so that pixels travel as bytes and answers as a few kilobytes. Batch norms are folded into
-their convolutions, in float64. TensorFlow's SAME padding is explicit, since the input's side is fixed.
+Input `image`: uint8 [batch, side, side, 3], RGB. Outputs `probabilities`: float32 [batch, classes], and the most
+probable of them, falling: `top_probabilities`, float32, and `top_classes`, int64, both [batch, `TOP_CLASSES`]. So
+normalisation, softmax and the sorting are inside: pixels travel as bytes, and nothing is computed on what comes out.
+Batch norms are folded into their convolutions, in float64. TensorFlow's SAME padding is explicit, since the input's
+side is fixed.
 """
 
 from __future__ import annotations
@@ -31,6 +33,10 @@ OnnxGraph: TypeAlias = onnx.ModelProto
 INPUT_NAME = "image"
 OUTPUT_NAME = "probabilities"
 LOGITS_NAME = "logits"
+TOP_NAMES = ("top_probabilities", "top_classes")
+
+TOP_CLASSES = 20
+"""How many classes are sorted inside the graph, or all where there are fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ class Normalisation:
 def build_onnx_graph(
     architecture: Architecture, weights: Weights, normalisation: Normalisation, *, with_logits: bool = False
 ) -> onnx.ModelProto:
-    """The network as a checked ONNX model; `with_logits` adds the scores before softmax as a second output.
+    """The network as a checked ONNX model; `with_logits` adds the scores before softmax as another output.
 
     Raises:
         ValueError: a standard deviation that is not positive.
@@ -65,6 +71,7 @@ def build_onnx_graph(
     dense.append(builder.constant("classifier.bias", weights["classifier.bias"]))
     builder.node("Gemm", [pooled, *dense], LOGITS_NAME, transB=1)
     builder.node("Softmax", [LOGITS_NAME], OUTPUT_NAME, axis=1)
+    builder.top_classes(OUTPUT_NAME, _top_count(architecture))
     return _model(builder, architecture, with_logits=with_logits)
 
 
@@ -157,6 +164,12 @@ class _Builder:
             self.constant("relu6.high", np.array(6, np.float32))
         return self.node("Clip", [features, "relu6.low", "relu6.high"], f"{name}.relu6")
 
+    def top_classes(self, probabilities: str, count: int) -> None:
+        """The `count` largest with their indices; of equal ones the lower index comes first, as the operator says."""
+        self.initialisers.append(numpy_helper.from_array(np.array([count], np.int64), "top.count"))
+        inputs = [probabilities, "top.count"]
+        self.nodes.append(helper.make_node("TopK", inputs, list(TOP_NAMES), name=TOP_NAMES[0], axis=1))
+
     def dense_conv(self, features: str, name: str) -> str:
         """A 1x1 convolution with a bias and no batch norm."""
         inputs = [self.constant(f"{name}.{part}", self.weights[f"{name}.{part}"]) for part in ("weight", "bias")]
@@ -173,15 +186,22 @@ def fold_batch_norm(weights: Weights, name: str) -> tuple[npt.NDArray[np.float64
     return kernel, beta - mean * scale
 
 
+def _top_count(architecture: Architecture) -> int:
+    return min(TOP_CLASSES, architecture.class_count)
+
+
 def _model(builder: _Builder, architecture: Architecture, *, with_logits: bool) -> onnx.ModelProto:
     side, classes = architecture.scaling.resolution, architecture.class_count
     image = helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["batch", side, side, 3])
-    outputs = [OUTPUT_NAME, LOGITS_NAME] if with_logits else [OUTPUT_NAME]
+    scores = [OUTPUT_NAME, LOGITS_NAME] if with_logits else [OUTPUT_NAME]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", classes]) for name in scores]
+    for name, kind in zip(TOP_NAMES, (TensorProto.FLOAT, TensorProto.INT64), strict=True):
+        outputs.append(helper.make_tensor_value_info(name, kind, ["batch", _top_count(architecture)]))
     graph = helper.make_graph(
         builder.nodes,
         f"efficientnet_{architecture.scaling.member}",
         [image],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", classes]) for name in outputs],
+        outputs,
         builder.initialisers,
     )
     model = helper.make_model(

@@ -19,7 +19,6 @@ from service.runtime.decode import decode_rgb
 from service.runtime.image_header import PIXELS_MAX_LIMIT, silence_pillow_warnings
 from service.runtime.preprocess import preprocess, shorter_side_px
 from service.runtime.session import Provider, Session, SessionOptions, available_providers, resolve_provider
-from service.runtime.worker import top_classes
 
 _FILE_NAME = re.compile(r"(\d+)_.*\.(jpe?g|png|webp)", re.IGNORECASE)
 _NAMED_MAX = 10
@@ -146,7 +145,7 @@ def _evaluate_one(
             unreadable.append(f"{photo.path.name}: {error.detail}")
             continue
         preprocess(image, variant, batch[0])
-        best = [index for index, _ in top_classes(session.run(batch)[0], 5)]
+        best = [index for index, _ in session.classify(batch, 5)[1][0]]
         first += best[0] == photo.class_index
         among_five += photo.class_index in best
     report(len(photographs))

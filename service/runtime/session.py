@@ -18,6 +18,7 @@ from __future__ import annotations
 import atexit
 import functools
 import logging
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -36,8 +37,11 @@ logger = logging.getLogger(__name__)
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "probabilities"
+TOP_NAMES = ("top_probabilities", "top_classes")
 
 Probabilities: TypeAlias = npt.NDArray[np.float32]
+Top: TypeAlias = tuple[tuple[int, float], ...]
+"""One image's most probable classes as (index, probability), falling; of equal ones the lower index first."""
 SessionKey: TypeAlias = tuple[str, int]
 """Variant name and thread width."""
 
@@ -272,8 +276,14 @@ class Session:
         side, classes = self.variant.resolution, self.variant.class_count
         inputs = [(node.name, node.type, list(node.shape)[1:]) for node in self._ort.get_inputs()]
         outputs = [(node.name, node.type, list(node.shape)[1:]) for node in self._ort.get_outputs()]
+        # How many classes the graph sorts is its own affair, as long as both outputs agree.
+        self._sorted_max = outputs[1][2][0] if len(outputs) > 1 else 0
         wanted_in = [(INPUT_NAME, "tensor(uint8)", [side, side, 3])]
-        wanted_out = [(OUTPUT_NAME, "tensor(float)", [classes])]
+        wanted_out = [
+            (OUTPUT_NAME, "tensor(float)", [classes]),
+            (TOP_NAMES[0], "tensor(float)", [self._sorted_max]),
+            (TOP_NAMES[1], "tensor(int64)", [self._sorted_max]),
+        ]
         if inputs != wanted_in or outputs != wanted_out:
             raise SessionError(
                 f"the graph of {self.variant.name} takes {inputs} and gives {outputs}; its manifest says {wanted_in} "
@@ -298,16 +308,43 @@ class Session:
             ValueError: another shape or type.
             FloatingPointError: the network gave something that is no probability (NaN or infinity).
         """
+        return self.classify(images, 1)[0]
+
+    def classify(self, images: npt.NDArray[np.uint8], k: int) -> tuple[Probabilities, tuple[Top, ...]]:
+        """As `run`, with the `k` most probable classes of each image.
+
+        Raises:
+            ValueError, FloatingPointError: as `run`.
+        """
         side = self.variant.resolution
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (side, side, 3) or not len(images):
             raise ValueError(
                 f"{self.variant.name} takes uint8 [batch, {side}, {side}, 3], got {images.dtype} {list(images.shape)}"
             )
-        outputs: Sequence[Any] = self._ort.run([OUTPUT_NAME], {INPUT_NAME: images})
+        outputs: Sequence[Any] = self._ort.run([OUTPUT_NAME, *TOP_NAMES], {INPUT_NAME: images})
         probabilities: Probabilities = outputs[0]
-        if not np.isfinite(probabilities).all():
+        highest, classes = outputs[1].tolist(), outputs[2].tolist()
+        # Softmax divides by a sum: if one score is no number, no probability of that image is one.
+        if not all(math.isfinite(row[0]) for row in highest):
             raise FloatingPointError(f"{self.variant.name} gave probabilities that are not finite")
-        return probabilities
+        if k > self._sorted_max:
+            return probabilities, tuple(top_classes(row, k) for row in probabilities)
+        return probabilities, tuple(
+            tuple(zip(indices[:k], values[:k], strict=True)) for indices, values in zip(classes, highest, strict=True)
+        )
+
+
+def top_classes(probabilities: Probabilities, k: int) -> Top:
+    """The `k` most probable of one image's classes (float32 [classes]): for more of them than the graph sorts.
+
+    Equal probabilities come in the order of their index, also where only some of them fit into `k`.
+    """
+    k = min(k, len(probabilities))
+    # Partitioning finds the k-th largest without sorting a thousand; all its equals are candidates, in index order.
+    threshold = np.partition(probabilities, -k)[-k]
+    candidates = np.flatnonzero(probabilities >= threshold)
+    best = candidates[np.argsort(-probabilities[candidates], kind="stable")[:k]]
+    return tuple((int(index), float(probabilities[index])) for index in best)
 
 
 def open_graph(model: bytes, threads: int) -> Callable[[npt.NDArray[np.uint8]], dict[str, npt.NDArray[np.float32]]]:

@@ -1,6 +1,6 @@
 """One worker: a thread that takes one plan at a time and turns its pictures into the best classes.
 
-Crop and resize, run, top-k, all on this thread, into a buffer that is made once. Whatever goes wrong is handed
+Crop and resize, then run, all on this thread, into a buffer that is made once. Whatever goes wrong is handed
 to `done`; the thread itself never dies of it. Decides nothing and touches no event loop.
 """
 
@@ -19,12 +19,11 @@ from service.core.ports import DecodedImage
 from service.core.request import Plan, RunResult
 from service.runtime.decode import RgbImage
 from service.runtime.preprocess import Pixels, preprocess
-from service.runtime.session import Probabilities, Session, SessionKey
+from service.runtime.session import Session, SessionKey
 
 logger = logging.getLogger(__name__)
 
 Done = Callable[[RunResult | BaseException], None]
-Top = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +34,6 @@ class Run:
     images: Sequence[DecodedImage]
     top_k: int
     done: Done
-
-
-def top_classes(probabilities: Probabilities, k: int) -> Top:
-    """The `k` most probable of one image's classes (float32 [classes]), as (index, probability), falling.
-
-    Equal probabilities come in the order of their index, also where only some of them fit into `k`.
-    """
-    k = min(k, len(probabilities))
-    # Partitioning finds the k-th largest without sorting a thousand; all its equals are candidates, in index order.
-    threshold = np.partition(probabilities, -k)[-k]
-    candidates = np.flatnonzero(probabilities >= threshold)
-    best = candidates[np.argsort(-probabilities[candidates], kind="stable")[:k]]
-    return tuple((int(index), float(probabilities[index])) for index in best)
 
 
 class Worker:
@@ -116,8 +102,7 @@ class Worker:
             assert isinstance(image, RgbImage), f"a worker runs pictures of its own decoder, got {type(image)}"
             preprocess(image, session.variant, row)
         preprocessed_ns = self._clock.now_ns()
-        probabilities = session.run(batch)
-        top = tuple(top_classes(row, run.top_k) for row in probabilities)
+        probabilities, top = session.classify(batch, run.top_k)
         rows = tuple(row.tobytes() for row in probabilities.astype("<f4", copy=False))
         return RunResult(top, preprocessed_ns - started_ns, self._clock.now_ns() - preprocessed_ns, rows)
 

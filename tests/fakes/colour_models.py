@@ -16,6 +16,9 @@ from model_store.catalogue import CatalogueEntry
 from model_store.labels import Label
 from model_store.manifest import Accuracy, FileDigest, Manifest, ModelVariant, Provenance
 
+SORTED_COUNT = 4
+"""So few, that tests also ask for more classes than the graph sorts."""
+
 
 def variant_of(
     name: str = "tiny", resolution: int = 16, crop_fraction: float = 0.875, class_count: int = 3
@@ -37,6 +40,7 @@ def colour_graph(resolution: int = 16, class_count: int = 3, sharpness: float = 
     """Red, green and blue are classes 0, 1, 2; further classes come after them, the lower index first."""
     weights = np.tile(-np.arange(class_count, dtype=np.float32), (3, 1))
     weights[:, :3] = np.eye(3) * sharpness
+    sorted_count = min(SORTED_COUNT, class_count)
     shape = ["batch", resolution, resolution, 3]
     graph = helper.make_graph(
         [
@@ -45,11 +49,17 @@ def colour_graph(resolution: int = 16, class_count: int = 3, sharpness: float = 
             helper.make_node("Div", ["mean", "scale"], ["unit"]),
             helper.make_node("MatMul", ["unit", "weights"], ["logits"]),
             helper.make_node("Softmax", ["logits"], ["probabilities"]),
+            helper.make_node("TopK", ["probabilities", "count"], ["top_probabilities", "top_classes"]),
         ],
         "colours",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, shape)],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", class_count])],
         [
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", class_count]),
+            helper.make_tensor_value_info("top_probabilities", TensorProto.FLOAT, ["batch", sorted_count]),
+            helper.make_tensor_value_info("top_classes", TensorProto.INT64, ["batch", sorted_count]),
+        ],
+        [
+            numpy_helper.from_array(np.array([sorted_count], np.int64), "count"),
             numpy_helper.from_array(np.array([1, 2], np.int64), "sides"),
             numpy_helper.from_array(np.array([255], np.float32), "scale"),
             numpy_helper.from_array(weights, "weights"),

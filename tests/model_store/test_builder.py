@@ -234,7 +234,7 @@ def test_an_int8_variant_opens_and_runs(tmp_path):
     sizes = [entry.manifest.files["model.onnx"].size_bytes for entry in (exact, int8)]
     assert 0.2 < sizes[1] / sizes[0] < 0.3
     session = onnxruntime.InferenceSession(int8.read_model(), providers=["CPUExecutionProvider"])
-    (probabilities,) = session.run(None, {"image": np.full((2, 224, 224, 3), 127, np.uint8)})
+    (probabilities,) = session.run(["probabilities"], {"image": np.full((2, 224, 224, 3), 127, np.uint8)})
     assert probabilities.sum(axis=1) == pytest.approx(1, abs=1e-4)
     again = build_store(tmp_path, [INT8], report=lambda *_: pytest.fail("nothing is to be done"))
     assert not again[0].built

@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from model_store.architecture import build_architecture
 from model_store.compound_scaling import Scaling, released, scale
-from model_store.onnx_graph import IR_VERSION, OPSET, Normalisation, build_onnx_graph, fold_batch_norm
+from model_store.onnx_graph import IR_VERSION, OPSET, TOP_CLASSES, Normalisation, build_onnx_graph, fold_batch_norm
 from model_store.weights import Weights, untrained
 from tests.model_store.fakes.numpy_network import NumpyNetwork, convolved
 
@@ -64,14 +64,29 @@ def test_the_file_states_its_versions_and_passes_the_checker(family):
 
 
 def test_inputs_and_outputs_are_declared_as_documented():
-    """Bytes in NHWC come in and float probabilities go out, with a batch of any size; logits only when asked for."""
+    """Bytes in NHWC come in; probabilities and the best of them go out, for any batch; logits only when asked for."""
     graph = build(tiny("b"), with_logits=False).graph
     image = ("image", TensorProto.UINT8, ["batch", SIDE, SIDE, 3])
     probabilities = ("probabilities", TensorProto.FLOAT, ["batch", CLASSES])
     assert [declared(value) for value in graph.input] == [image]
-    assert [declared(value) for value in graph.output] == [probabilities]
+    best = [
+        ("top_probabilities", TensorProto.FLOAT, ["batch", min(TOP_CLASSES, CLASSES)]),
+        ("top_classes", TensorProto.INT64, ["batch", min(TOP_CLASSES, CLASSES)]),
+    ]
+    assert [declared(value) for value in graph.output] == [probabilities, *best]
     logits = ("logits", TensorProto.FLOAT, ["batch", CLASSES])
-    assert [declared(value) for value in build(tiny("b")).graph.output] == [probabilities, logits]
+    assert [declared(value) for value in build(tiny("b")).graph.output] == [probabilities, logits, *best]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_most_probable_classes_come_sorted(family):
+    """The best classes are those of a stable sort of the probabilities, with equals in the order of their index."""
+    pixels = np.random.default_rng(3).integers(0, 256, (3, SIDE, SIDE, 3), np.uint8)
+    names = ["probabilities", "top_probabilities", "top_classes"]
+    probabilities, highest, classes = session_of(build(tiny(family))).run(names, {"image": pixels})
+    expected = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP_CLASSES]
+    assert np.array_equal(classes, expected)
+    assert np.array_equal(highest, np.take_along_axis(probabilities, expected, axis=1))
 
 
 def test_the_file_says_which_network_it_is():

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from model_store.catalogue import StoreError
 from service.runtime.session import (
@@ -21,6 +24,7 @@ from service.runtime.session import (
     resolve_provider,
     route_logs,
     runtime_name,
+    top_classes,
 )
 from tests.fakes.colour_models import colour_graph, variant_of
 
@@ -143,6 +147,22 @@ def test_a_session_refuses_what_is_not_its_input(images, session):
         session.run(images)
 
 
+@pytest.mark.parametrize("k", range(1, 8))
+def test_the_best_classes_are_those_of_a_stable_sort(k):
+    """The graph sorts four classes here: the best ones are the same whether it or the session had to sort them."""
+    session = Session(colour_graph(class_count=6), variant_of(class_count=6), SessionOptions(1, 4))
+    probabilities, top = session.classify(picture_batch((200, 30, 20), (10, 20, 200), (0, 0, 0)), k)
+    for row, best in zip(probabilities, top, strict=True):
+        expected = sorted(range(6), key=lambda index: (-row[index], index))[:k]
+        assert best == tuple((index, float(row[index])) for index in expected)
+
+
+def test_the_best_classes_are_plain_numbers(session):
+    """Indices are int and probabilities float, so that they travel as JSON."""
+    _, (((index, probability), *_),) = session.classify(picture_batch((0, 255, 0)), 3)
+    assert (type(index), type(probability)) == (int, float)
+
+
 def test_probabilities_that_are_none_are_an_error():
     """A network that gives NaN is reported, not answered with."""
     broken = Session(colour_graph(sharpness=float("nan")), variant_of(), SessionOptions(1, 1))
@@ -219,3 +239,20 @@ def test_the_runtime_is_named_with_version_and_provider():
     """The name that profiles record holds all that makes a measurement stale."""
     assert runtime_name(Provider.CPU).startswith("onnxruntime 1.")
     assert runtime_name(Provider.CPU).endswith(" cpu")
+
+
+@given(
+    values=arrays.arrays(np.float32, st.integers(1, 60), elements=st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0])),
+    k=st.integers(1, 70),
+)
+def test_top_classes_are_those_of_a_stable_sort(values, k):
+    """The best k, falling, equals by lower index: what sorting everything stably gives, ties at the edge included."""
+    expected = sorted(range(len(values)), key=lambda index: (-values[index], index))[:k]
+    assert top_classes(values, k) == tuple((index, float(values[index])) for index in expected)
+
+
+def test_sorted_classes_are_plain_numbers():
+    """Indices are int and probabilities float, so that they travel as JSON."""
+    ((index, probability),) = top_classes(np.array([0.25, 0.75], np.float32), 1)
+    assert (type(index), type(probability)) == (int, float)
+    assert (index, probability) == (1, 0.75)

@@ -9,14 +9,11 @@ import weakref
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 
 from service.core.clock import MonotonicClock
 from service.core.request import Plan, RunResult
 from service.runtime.session import Session, SessionOptions
-from service.runtime.worker import Run, Worker, top_classes
+from service.runtime.worker import Run, Worker
 from tests.fakes.colour_models import colour_graph, variant_of
 
 
@@ -166,20 +163,3 @@ def test_an_idle_worker_holds_no_pixels(worker, plain):
     del picture
     gc.collect()
     assert alive() is None
-
-
-@given(
-    values=arrays.arrays(np.float32, st.integers(1, 60), elements=st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0])),
-    k=st.integers(1, 70),
-)
-def test_top_classes_are_those_of_a_stable_sort(values, k):
-    """The best k, falling, equals by lower index: what sorting everything stably gives, ties at the edge included."""
-    expected = sorted(range(len(values)), key=lambda index: (-values[index], index))[:k]
-    assert top_classes(values, k) == tuple((index, float(values[index])) for index in expected)
-
-
-def test_top_classes_are_plain_numbers():
-    """Indices are int and probabilities float, so that they travel as JSON."""
-    ((index, probability),) = top_classes(np.array([0.25, 0.75], np.float32), 1)
-    assert (type(index), type(probability)) == (int, float)
-    assert (index, probability) == (1, 0.75)
