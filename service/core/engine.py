@@ -255,11 +255,9 @@ class Engine:
         names = self._scheduler.likely_variants(slack_ns, options.policy, started_ns)
         resolution = max(self._resolutions[name] for name in names)
         try:
-            timeout_ns = None if options.policy.on_miss is OnMiss.LATE else deadline_ns - started_ns
-            decoded = await asyncio.wait_for(
-                self._decoder.decode(image, resolution, deadline_ns),
-                None if timeout_ns is None else timeout_ns / NS_PER_S,
-            )
+            patient = options.policy.on_miss is OnMiss.LATE
+            async with asyncio.timeout(None if patient else (deadline_ns - started_ns) / NS_PER_S):
+                decoded = await self._decoder.decode(image, resolution, deadline_ns)
         except TimeoutError:
             needed_ns = self._decode.cost_ns(header) + self._menu.fastest_ns(options.policy)
             raise too_late("the budget ran out while the image was decoded", needed_ns) from None

@@ -22,19 +22,26 @@ async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) ->
         ClientDisconnect: the caller left first.
         whatever `work` raises.
     """
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_disconnected(receive))
+    task = asyncio.current_task()
+    assert task is not None, "an exchange is served by a task"
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await asyncio.sleep(0)  # a result that is ready counts
+        left = True
+        task.cancel()
+
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
+        return await work
+    except asyncio.CancelledError:
+        # As in `asyncio.timeout`: only the cancellation from here is taken back, not one that came besides.
+        if left and task.uncancel() == 0:
+            raise ClientDisconnect from None
+        raise
     finally:
-        working.cancel()
         watching.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        await asyncio.sleep(0)  # in which it ends

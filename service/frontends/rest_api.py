@@ -1,7 +1,8 @@
 """The REST front end: routes that translate between HTTP and `service.core.engine`, and nothing more.
 
-It measures nothing and decides nothing: no metric, no routing, no retry. `POST /classify` bypasses the framework's
-validation and serialisation on purpose, since both would cost more than the rest of this layer.
+It measures nothing and decides nothing: no metric, no routing, no retry. `POST /classify` bypasses the framework on
+purpose, its validation, serialisation, router and middleware: they would cost more than the rest of this layer. The
+route is declared all the same, for the documentation, and every other method on that path is the framework's to refuse.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.core.engine import Engine, Readiness
 from service.core.request import Classification
@@ -23,7 +25,13 @@ from service.frontends import rest_answer, rest_schemas
 from service.frontends.http_body import BodyLimits, read_images
 from service.frontends.http_disconnect import unless_disconnected
 from service.frontends.http_envelope import HttpEnvelope
-from service.frontends.http_problems import PROBLEM_PATH, install_problem_handlers, problem
+from service.frontends.http_problems import (
+    PROBLEM_PATH,
+    install_problem_handlers,
+    problem,
+    problem_response,
+    request_id_of,
+)
 from service.frontends.rest_docs import install_docs
 from service.frontends.rest_openapi import CLASSIFY_DESCRIPTION, classify_openapi, install_openapi
 from service.frontends.rest_parameters import ClassifyParameters
@@ -31,6 +39,8 @@ from service.frontends.status_codes import STATUS_BY_ERROR
 
 MetricsPage = Callable[[str], tuple[bytes, str]]
 """Renders the metrics for what an `Accept` header asks for: body and content type."""
+
+_CLASSIFY_PATH = "/classify"
 
 # Faults of the request and not of a picture: several images share them, so they are answered once.
 _SHARED_FAULTS = (InvalidArgument, UnknownVariant, NotReady)
@@ -65,7 +75,7 @@ def create_rest_api(
     `bind_request_id` is called with each request's id in that request's own context, for logging. `observer` hears of
     every exchange, whatever its path.
     """
-    app = FastAPI(
+    app = _RestApi(
         title="phiserve",
         version=version,
         docs_url=None,
@@ -75,7 +85,7 @@ def create_rest_api(
     )
     app.add_middleware(HttpEnvelope, bind_request_id=bind_request_id, observer=observer)
     install_problem_handlers(app)
-    _install_classify(app, engine, limits)
+    app.classify = HttpEnvelope(_install_classify(app, engine, limits), bind_request_id, observer)
     _install_menu(app, engine)
     _install_probes(app, engine, metrics_page)
     _install_problem_kinds(app)
@@ -84,7 +94,21 @@ def create_rest_api(
     return app
 
 
-def _install_classify(app: FastAPI, engine: Engine, limits: RestLimits) -> None:
+class _RestApi(FastAPI):
+    """The framework's application, with `POST /classify` served before it."""
+
+    classify: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one exchange."""
+        if scope["type"] == "http" and scope["path"] == _CLASSIFY_PATH and scope["method"] == "POST":
+            await self.classify(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def _install_classify(app: FastAPI, engine: Engine, limits: RestLimits) -> ASGIApp:
+    """Declare the route, and return what serves it without the router."""
     body_limits = BodyLimits(
         image_bytes_max=limits.image_bytes_max,
         body_bytes_max=limits.body_bytes_max,
@@ -95,7 +119,7 @@ def _install_classify(app: FastAPI, engine: Engine, limits: RestLimits) -> None:
     )
 
     @app.post(
-        "/classify",
+        _CLASSIFY_PATH,
         summary="Classify an image, or several",
         description=CLASSIFY_DESCRIPTION,
         response_model=rest_schemas.Answer | rest_schemas.Answers,
@@ -112,6 +136,19 @@ def _install_classify(app: FastAPI, engine: Engine, limits: RestLimits) -> None:
             return await engine.infer(image, options, received_ns=received_ns, client=client)
 
         return _respond(await unless_disconnected(request.receive, _infer_all(images, infer)))
+
+    route = app.router.routes[-1]
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = route  # as the router would: observers ask for it
+        request = Request(scope, receive)
+        try:
+            response = await classify(request)
+        except PhiserveError as error:
+            response = problem_response(error, request_id_of(request))
+        await response(scope, receive, send)
+
+    return serve
 
 
 async def _infer_all(
