@@ -10,6 +10,7 @@ BENCHMARKS = {
     "planner": ("benchmarks.planner_cost", "what one decision of the planner costs"),
     "precision": ("benchmarks.precision", "what int8 gains over fp32, and what it loses"),
     "bound": ("benchmarks.bound", "the server beside a bare loop on the same cores"),
+    "tracing": ("benchmarks.tracing_cost", "what spans and the access log cost a request"),
     "simulation": ("benchmarks.simulation", "the scheduler on a fake clock beside an upper bound"),
     "autoscaling": ("benchmarks.autoscaling", "a fleet on a fake clock, scaled by one signal or another"),
     "replay": ("benchmarks.replay", "the real server under load, beside fixed variants"),

@@ -67,6 +67,13 @@ class ServerProcess:
         await asyncio.sleep(duration_s)
         return self.core_time().since(before).others_s / duration_s
 
+    def event_loop_ns(self) -> int | None:
+        """Core time of the thread that runs the event loop, which is the first; None where no kernel tells."""
+        try:
+            return int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/schedstat").read_text().split()[0])
+        except OSError:
+            return None
+
     def core_time(self) -> CoreTime:
         """A reading of the account."""
         own = resource.getrusage(resource.RUSAGE_SELF)
@@ -94,8 +101,8 @@ def _machine_seconds() -> float | None:
 
 
 @contextlib.contextmanager
-def serving(store: Path, variants: Sequence[str]) -> Iterator[ServerProcess]:
-    """A server over `variants` of `store`, freshly profiled; drained when the block ends.
+def serving(store: Path, variants: Sequence[str], *more: str) -> Iterator[ServerProcess]:
+    """A server over `variants` of `store`, freshly profiled, with `more` flags; drained when the block ends.
 
     Raises:
         ServerError: it did not start; the message is what it wrote.
@@ -104,19 +111,19 @@ def serving(store: Path, variants: Sequence[str]) -> Iterator[ServerProcess]:
         copy = Path(folder) / "store"
         shutil.copytree(store, copy, ignore=shutil.ignore_patterns("profiles", "provider-cache"))
         with (Path(folder) / "log").open("w+") as log:
-            process = _start(copy, variants, log.fileno())
+            process = _start(copy, variants, more, log.fileno())
             try:
                 yield ServerProcess(_announced_url(process, Path(log.name)), process)
             finally:
                 _end(process)
 
 
-def _start(store: Path, variants: Sequence[str], log: int) -> subprocess.Popen[str]:
+def _start(store: Path, variants: Sequence[str], more: Sequence[str], log: int) -> subprocess.Popen[str]:
     phiserve = Path(sys.executable).with_name("phiserve")
     flags = [flag for name in variants for flag in ("--variant", name)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PHISERVE_")}
     return subprocess.Popen(
-        [phiserve, "serve", "--port", "0", "--grpc", "off", "--store", store, "--log-level", "warning", *flags],
+        [phiserve, "serve", "--port=0", "--grpc=off", "--store", store, "--log-level=warning", *flags, *more],
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,
