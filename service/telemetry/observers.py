@@ -1,6 +1,6 @@
 """All that observes a server, built at once: metrics always, tracing and the access log where they are on.
 
-What is off is not called, and of OpenTelemetry nothing is imported either. It decides nothing about requests.
+What is off is not called, and without tracing nothing of ours imports OpenTelemetry. It decides nothing about requests.
 """
 
 from __future__ import annotations
