@@ -42,7 +42,7 @@ def test_without_the_extra_a_start_says_what_to_install(monkeypatch) -> None:
 
 
 def test_no_sdk_and_no_exporter_is_imported_unless_tracing_is_on() -> None:
-    """A whole server is imported, and observers built, without them. The API alone FastAPI imports where it finds it."""
+    """A whole server is imported, and observers built, without them. The API alone is imported by FastAPI."""
     code = (
         "import sys, service.app, service.cli\n"
         "from service.core.clock import MonotonicClock\n"
