@@ -11,6 +11,7 @@ BENCHMARKS = {
     "precision": ("benchmarks.precision", "what int8 gains over fp32, and what it loses"),
     "bound": ("benchmarks.bound", "the server beside a bare loop on the same cores"),
     "tracing": ("benchmarks.tracing_cost", "what spans and the access log cost a request"),
+    "wires": ("benchmarks.wires", "a call over gRPC beside REST, and streams of frames"),
     "simulation": ("benchmarks.simulation", "the scheduler on a fake clock beside an upper bound"),
     "autoscaling": ("benchmarks.autoscaling", "a fleet on a fake clock, scaled by one signal or another"),
     "replay": ("benchmarks.replay", "the real server under load, beside fixed variants"),

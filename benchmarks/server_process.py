@@ -56,10 +56,11 @@ class CoreTime:
 
 @dataclass(frozen=True, slots=True)
 class ServerProcess:
-    """A server that is up at `url`."""
+    """A server that is up at `url`, and at `grpc_url` if that was asked for."""
 
     url: str
     process: subprocess.Popen[str]
+    grpc_url: str | None = None
 
     async def others(self, duration_s: float) -> float:
         """Cores in use by neither the server nor this process, on average over the next `duration_s`; 0 if unknown."""
@@ -101,8 +102,10 @@ def _machine_seconds() -> float | None:
 
 
 @contextlib.contextmanager
-def serving(store: Path, variants: Sequence[str], *more: str) -> Iterator[ServerProcess]:
+def serving(store: Path, variants: Sequence[str], *more: str, grpc: bool = False) -> Iterator[ServerProcess]:
     """A server over `variants` of `store`, freshly profiled, with `more` flags; drained when the block ends.
+
+    No variants mean all.
 
     Raises:
         ServerError: it did not start; the message is what it wrote.
@@ -111,19 +114,23 @@ def serving(store: Path, variants: Sequence[str], *more: str) -> Iterator[Server
         copy = Path(folder) / "store"
         shutil.copytree(store, copy, ignore=shutil.ignore_patterns("profiles", "provider-cache"))
         with (Path(folder) / "log").open("w+") as log:
-            process = _start(copy, variants, more, log.fileno())
+            process = _start(copy, variants, more, log.fileno(), grpc=grpc)
             try:
-                yield ServerProcess(_announced_url(process, Path(log.name)), process)
+                url = _announced_url(process, Path(log.name), "phiserve serves")
+                yield ServerProcess(url, process, _announced_url(process, Path(log.name), "grpc://") if grpc else None)
             finally:
                 _end(process)
 
 
-def _start(store: Path, variants: Sequence[str], more: Sequence[str], log: int) -> subprocess.Popen[str]:
+def _start(
+    store: Path, variants: Sequence[str], more: Sequence[str], log: int, *, grpc: bool
+) -> subprocess.Popen[str]:
     phiserve = Path(sys.executable).with_name("phiserve")
     flags = [flag for name in variants for flag in ("--variant", name)]
+    flags += ["--grpc-port", "0"] if grpc else ["--grpc", "off"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PHISERVE_")}
     return subprocess.Popen(
-        [phiserve, "serve", "--port=0", "--grpc=off", "--store", store, "--log-level=warning", *flags, *more],
+        [phiserve, "serve", "--port=0", "--store", store, "--log-level=warning", *flags, *more],
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,
@@ -131,11 +138,11 @@ def _start(store: Path, variants: Sequence[str], more: Sequence[str], log: int) 
     )
 
 
-def _announced_url(process: subprocess.Popen[str], log: Path) -> str:
-    """The URL of the line that announces it; its pipe ends if the server does."""
+def _announced_url(process: subprocess.Popen[str], log: Path, sign: str) -> str:
+    """The URL at the end of the next line with `sign`; the pipe ends if the server does."""
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("phiserve serves"):
+        if sign in line:
             return line.split()[-1]
     process.wait(START_TIMEOUT_S)
     raise ServerError(f"the server ended with code {process.returncode}: {log.read_text()[-2000:]}")
