@@ -12,18 +12,17 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from phiserve.v1 import classifier_pb2, classifier_pb2_grpc
 from service.errors import StaleFrame
-from service.frontends.grpc_classifier import SERVICE_NAME, Classifier
+from service.frontends.grpc_classifier import SERVICE_NAME
 from service.frontends.grpc_messages import classify_response
 from service.frontends.grpc_status import rich_status
-from service.frontends.grpc_stream import StreamLimits
 from service.grpc_server import GrpcLimits, GrpcServer, GrpcService
 from service.http_server import bind
 from service.tls import TlsFiles
 from tests.fakes.engine import ScriptedEngine, classification
+from tests.fakes.grpc_server import classifier_service
 from tests.fakes.menus import MS
 
 LIMITS = GrpcLimits(body_bytes_max=8 * 2**20, concurrent_rpcs_max=100, keepalive_s=60.0)
-STREAM = StreamLimits(frames_max=4, in_service_max=2)
 STALE, HANG_UP, MISNUMBERED = b"stale", b"hang up", b"misnumbered"
 """Frames that a scripted classifier drops, leaves for good, and answers under another frame's number."""
 
@@ -82,13 +81,7 @@ def grpc_server(
 
 def grpc_classifier(engine: ScriptedEngine, **settings: Any) -> Any:
     """The classifier over `engine`; `settings` are `grpc_server`'s."""
-
-    def service() -> GrpcService:
-        classifier = Classifier(engine, image_bytes_max=2**21, top_k_max=20, stream=STREAM)
-        add_to = functools.partial(classifier_pb2_grpc.add_ClassifierServicer_to_server, classifier)
-        return GrpcService(SERVICE_NAME, add_to, classifier.end_streams)
-
-    return grpc_server(service, **settings)
+    return grpc_server(functools.partial(classifier_service, engine, image_bytes_max=2**21), **settings)
 
 
 def scripted_streams() -> Any:

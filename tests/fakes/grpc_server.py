@@ -26,6 +26,15 @@ TOP_K_MAX = 20
 IMAGE_BYTES_MAX = 1000
 
 
+def classifier_service(
+    engine: Any, *, stream: StreamLimits = STREAM, image_bytes_max: int = IMAGE_BYTES_MAX
+) -> GrpcService:
+    """The classifier over `engine`; to be made on the loop that serves it."""
+    classifier = Classifier(engine, image_bytes_max=image_bytes_max, top_k_max=TOP_K_MAX, stream=stream)
+    add_to = functools.partial(pb_grpc.add_ClassifierServicer_to_server, classifier)
+    return GrpcService(SERVICE_NAME, add_to, classifier.end_streams)
+
+
 @dataclass
 class Served:
     """A server that is up, and a client of it."""
@@ -53,13 +62,9 @@ class GrpcScenario:
             return runner.run(self._run(scenario))
 
     async def _run(self, scenario: Callable[[Served], Awaitable[Any]]) -> Any:
-        classifier = Classifier(self.engine, image_bytes_max=IMAGE_BYTES_MAX, top_k_max=TOP_K_MAX, stream=self.stream)
-        add_to = functools.partial(pb_grpc.add_ClassifierServicer_to_server, classifier)
-        service = GrpcService(SERVICE_NAME, add_to, classifier.end_streams)
-        listener = bind("127.0.0.1", 0)
         server = GrpcServer(
-            (service,),
-            listener,
+            (classifier_service(self.engine, stream=self.stream),),
+            bind("127.0.0.1", 0),
             self.limits,
             tls=self.tls,
             bind_request_id=self.bound_ids.append,
