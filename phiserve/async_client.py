@@ -47,6 +47,7 @@ class AsyncClient:
         client_key: str | Path | None = None,
     ) -> None:
         """As `Client`; with a `grpc://` URL, inside a running event loop only."""
+        self._url = url
         self._retries = Retries(retry or RetryPolicy(), patience(grace_s, patience_s), random.random)
         self._transport = open_async_transport(url, TlsFiles(ca_cert, client_cert, client_key))
 
@@ -85,6 +86,9 @@ class AsyncClient:
     async def close(self) -> None:
         """Close every connection; calls in progress fail."""
         await self._transport.close()
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self._url!r})"
 
     async def __aenter__(self) -> Self:
         return self

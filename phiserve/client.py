@@ -59,6 +59,7 @@ class Client:
             ValueError: a certificate without its key, or a time that is none.
             OSError: a certificate cannot be read.
         """
+        self._url = url
         self._retries = Retries(retry or RetryPolicy(), patience(grace_s, patience_s), random.random)
         self._transport = open_transport(url, TlsFiles(ca_cert, client_cert, client_key))
 
@@ -125,6 +126,9 @@ class Client:
     def close(self) -> None:
         """Close every connection. No call may be in progress in another thread."""
         self._transport.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self._url!r})"
 
     def __enter__(self) -> Self:
         return self

@@ -48,6 +48,12 @@ def test_an_answer_is_typed(engine, url, connect) -> None:
     assert found.degraded_from == "large"
 
 
+def test_a_client_says_where_it_is_connected(url) -> None:
+    """What a debugger or a log shows of a client is how it was made."""
+    with Client(url) as client:
+        assert repr(client) == f"Client({url!r})"
+
+
 def test_every_option_arrives(engine, url, connect) -> None:
     """What the caller asks is what the engine gets; what is not asked is the server's default."""
     client = connect(url)

@@ -114,6 +114,35 @@ def test_an_old_connection_is_given_up_without_a_lost_call() -> None:
     GrpcScenario(limits=replace(LIMITS, connection_age_s=1.0)).run(run)
 
 
+PING, SETTINGS = 6, 4
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+async def http2_frame(reader: asyncio.StreamReader) -> tuple[int, int]:
+    """Type and flags of the next frame (RFC 9113, 4.1)."""
+    head = await reader.readexactly(9)
+    await reader.readexactly(int.from_bytes(head[:3]))
+    return head[3], head[4]
+
+
+def test_a_silent_connection_is_asked_whether_it_lives() -> None:
+    """A client that connected and says nothing more gets a PING; were it gone, its connection would be ended."""
+
+    async def run(served: Served) -> None:
+        reader, writer = await asyncio.open_connection(*served.server.address.rsplit(":", 1))
+        empty_settings = bytes((0, 0, 0, SETTINGS, 0, 0, 0, 0, 0))
+        writer.write(PREFACE + empty_settings)
+
+        async def pinged() -> None:
+            while await http2_frame(reader) != (PING, 0):
+                pass
+
+        await within(pinged())
+        writer.close()
+
+    GrpcScenario(limits=replace(LIMITS, keepalive_s=1.0)).run(run)
+
+
 def test_health_follows_readiness(scenario) -> None:
     """Serving from the start, overall and by service; not serving once draining, while calls are still answered."""
 
