@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
+
+from anyio.from_thread import start_blocking_portal
 
 from phiserve import AsyncClient, Client
 
 
 class BlockingAsyncClient:
-    """An `AsyncClient` on a loop of its own, each method run to its end."""
+    """An `AsyncClient` on a loop that runs in a thread of its own, as a program's would, also between two methods."""
 
     def __init__(self, url: str, **arguments: Any) -> None:
-        self.runner = asyncio.Runner()
+        self._running = start_blocking_portal()
+        self._portal = self._running.__enter__()
         try:
-            self.client = self.runner.run(self._open(url, arguments))
+            self.client = self._portal.call(self._open, url, arguments)
         except BaseException:
-            self.runner.close()
+            self._running.__exit__(None, None, None)
             raise
 
     async def _open(self, url: str, arguments: dict[str, Any]) -> AsyncClient:
         return AsyncClient(url, **arguments)
 
     def classify(self, image: object, **options: Any) -> Any:
-        return self.runner.run(self.client.classify(image, **options))
+        return self._portal.call(partial(self.client.classify, image, **options))
 
     def classify_many(self, images: object, **options: Any) -> Iterator[Any]:
         return self._each(self.client.classify_many(images, **options))
@@ -37,21 +40,21 @@ class BlockingAsyncClient:
         try:
             while True:
                 try:
-                    yield self.runner.run(anext(results))
+                    yield self._portal.call(results.__anext__)
                 except StopAsyncIteration:
                     return
         finally:
-            self.runner.run(results.aclose())
+            self._portal.call(results.aclose)
 
     def variants(self) -> Any:
-        return self.runner.run(self.client.variants())
+        return self._portal.call(self.client.variants)
 
     def wait_until_ready(self, timeout_s: float) -> None:
-        self.runner.run(self.client.wait_until_ready(timeout_s))
+        self._portal.call(self.client.wait_until_ready, timeout_s)
 
     def close(self) -> None:
-        self.runner.run(self.client.close())
-        self.runner.close()
+        self._portal.call(self.client.close)
+        self._running.__exit__(None, None, None)
 
 
 @contextmanager
