@@ -122,9 +122,7 @@ def serving(store: Path, variants: Sequence[str], *more: str, grpc: bool = False
                 _end(process)
 
 
-def _start(
-    store: Path, variants: Sequence[str], more: Sequence[str], log: int, *, grpc: bool
-) -> subprocess.Popen[str]:
+def _start(store: Path, variants: Sequence[str], more: Sequence[str], log: int, *, grpc: bool) -> subprocess.Popen[str]:
     phiserve = Path(sys.executable).with_name("phiserve")
     flags = [flag for name in variants for flag in ("--variant", name)]
     flags += ["--grpc-port", "0"] if grpc else ["--grpc", "off"]
