@@ -74,6 +74,16 @@ def _stoppable(before: str, exit_code: int) -> Generator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def _held_back(number: signal.Signals) -> Generator[None]:
+    """The signal waits until somebody who knows what to do with it lets it through; no thread made in here gets it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _exit_under_runs(exit_code: int) -> NoReturn:
     """End the process although workers may be in a run, which nothing can interrupt.
 
@@ -126,7 +136,7 @@ def _serve(
         )
 
     try:
-        with take_ports(settings) as ports:
+        with _held_back(signal.SIGHUP), take_ports(settings) as ports:
             with _stoppable("the server was ready", exit_code=0), _stages(Console(stderr=True)) as show:
                 server = build_server(settings, show)
             all_ended = run_server(server, ports, announce)

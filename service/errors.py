@@ -12,6 +12,7 @@
     ├── DeadlineExceeded        no variant can make, or made, the budget
     │   └── StaleFrame              a frame of a stream that newer ones have overtaken
     ├── NotReady                starting or draining
+    ├── StoreRefused            what the store holds now cannot be served, and what was served still is
     └── InferenceFailed         the runtime failed on this request
 
 `frontends/status_codes.py` is the one table that maps a class to a wire status. Each error's `detail` is
@@ -105,6 +106,10 @@ class StaleFrame(DeadlineExceeded):
 
 class NotReady(PhiserveError):
     """The server is starting up or draining and takes no new requests."""
+
+
+class StoreRefused(PhiserveError):
+    """What the store holds now cannot be served: it is damaged, or nothing in it may be. What was served still is."""
 
 
 class InferenceFailed(PhiserveError):

@@ -6,14 +6,17 @@ What is served where is decided here; how long, by `serving.py`. It holds nothin
 from __future__ import annotations
 
 import functools
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 
 from fastapi import FastAPI
 
 from phiserve.v1.classifier_pb2_grpc import add_ClassifierServicer_to_server
 from service.core.engine import Engine
+from service.core.generation import Reloaded
 from service.core.tally import Tally
 from service.frontends import grpc_classifier, oip_grpc
+from service.frontends.admin_rest import TokenFile, install_admin
 from service.frontends.callers import Callers, parse_networks
 from service.frontends.grpc_stream import StreamLimits
 from service.frontends.inference.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
@@ -32,11 +35,21 @@ from service.telemetry.observers import Observers
 VERSION = version("phiserve")
 
 
-def build_fronts(settings: Settings, engine: Engine, observers: Observers, tally: Tally, ports: Ports) -> Fronts:
+def build_fronts(
+    settings: Settings,
+    engine: Engine,
+    observers: Observers,
+    tally: Tally,
+    ports: Ports,
+    *,
+    reload: Callable[[], Awaitable[Reloaded]],
+) -> Fronts:
     """The servers of `ports`, none of them started. To be called on the event loop that will serve."""
     api = _rest_api(settings, engine, observers)
     oip, statistics = _oip_service(settings, engine), Statistics(tally, engine.now_ns)
     install_oip_rest(api, oip, statistics, version=VERSION)
+    if settings.admin_token_file is not None:
+        install_admin(api, TokenFile(settings.admin_token_file), reload)
     http = HttpServer(
         api,
         ports.http,

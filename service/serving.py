@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from service.core.engine import Engine
+from service.errors import PhiserveError
 from service.grpc_server import GrpcServer
 from service.http_server import HttpServer, bind
 from service.settings import Settings
@@ -105,15 +107,22 @@ class Fronts:
         return all(await asyncio.gather(*stops))
 
 
-async def serve(engine: Engine, fronts: Fronts, settings: Settings, announce: Announce) -> None:
-    """Open `engine`, then the ports, until SIGTERM or SIGINT; then drain.
+async def serve(
+    engine: Engine, fronts: Fronts, settings: Settings, announce: Announce, *, reload: Callable[[], Awaitable[object]]
+) -> None:
+    """Open `engine`, then the ports, until SIGTERM or SIGINT; then drain. SIGHUP calls `reload` meanwhile.
 
     Raises:
         ListenError: another process opened a port since it was taken.
     """
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    hangup = _Hangup(reload, signals)
+    loop.add_signal_handler(signal.SIGHUP, hangup.received)
+    # It is held back while the server starts, when there is nothing to reload yet and its default would end it.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     engine.open()
     await fronts.start()
     announce(fronts.http.url, None if fronts.grpc is None else fronts.grpc.url)
@@ -124,6 +133,41 @@ async def serve(engine: Engine, fronts: Fronts, settings: Settings, announce: An
     else:
         stopped.cancel()
         await fronts.http.ended  # it only ends by itself with an error
+
+
+class _Hangup:
+    """What SIGHUP means: read the store again, as daemons do; or, to a server in a terminal that was closed, end."""
+
+    def __init__(self, reload: Callable[[], Awaitable[object]], signals: asyncio.Queue[signal.Signals]) -> None:
+        self._reload = reload
+        self._signals = signals
+        self._in_terminal = _terminal_is_there()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def received(self) -> None:
+        """Handle one; what comes of it is logged by the one that reloads."""
+        if self._in_terminal and not _terminal_is_there():
+            self._signals.put_nowait(signal.SIGHUP)
+            return
+        logger.info("SIGHUP received, reading the store again")
+        task = asyncio.create_task(self._read_again())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _read_again(self) -> None:
+        try:
+            await self._reload()
+        except PhiserveError as error:
+            logger.debug("SIGHUP came to nothing: %s", error.detail)
+
+
+def _terminal_is_there() -> bool:
+    """Whether standard error is a terminal that somebody can still look at."""
+    try:
+        os.tcgetpgrp(2)
+    except OSError:
+        return False
+    return True
 
 
 async def _drain(

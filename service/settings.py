@@ -63,6 +63,10 @@ class Settings:
             "Without it all callers behind a proxy count as one for --admitted-per-client-max.",
         ),
     ] = ""
+    admin_token_file: Annotated[
+        Path | None,
+        Knob("File with a bearer token: POST /admin/reload is then served to whoever has it. Without it, to nobody."),
+    ] = None
     store: Annotated[Path, Knob("Folder of the model store that `phiserve store build` filled.")] = field(
         default_factory=default_store_root
     )

@@ -60,6 +60,7 @@ rule(
     {
         "service.frontends",
         "service.core.engine",
+        "service.core.generation",
         "service.core.request",
         "service.core.tally",
         "service.errors",
@@ -86,7 +87,8 @@ rule(
 )
 rule(
     "service.frontends.grpc_messages",
-    {"service.frontends", "service.core.engine", "service.core.request", "service.errors", "phiserve.v1"} | READ_SIDE,
+    {"service.frontends", "service.core.generation", "service.core.request", "service.errors", "phiserve.v1"}
+    | READ_SIDE,
 )
 rule("service.telemetry", {"service.telemetry", "service.core.instrument", "service.core.request"}, {"orjson"})
 rule("service.telemetry.error_kinds", {"service.errors"})
@@ -113,6 +115,11 @@ rule(
     {"numpy"},
 )
 rule("service.profile_report", {"service.core", "model_store.latency_profile"})
+rule("service.store_loading", {"service.core", "service.runtime", "service.settings", "model_store"})
+rule(
+    "service.reloading",
+    {"service.core", "service.errors", "service.runtime.session", "service.store_loading", "model_store.catalogue"},
+)
 rule("service.app", {"service", "model_store"})
 rule("service.tls", set())
 rule("service.http_server", {"service.frontends", "service.tls"}, {"starlette", "uvicorn", "uvloop"})
@@ -123,7 +130,14 @@ rule(
 )
 rule(
     "service.serving",
-    {"service.core.engine", "service.http_server", "service.grpc_server", "service.settings", "service.tls"},
+    {
+        "service.core.engine",
+        "service.errors",
+        "service.http_server",
+        "service.grpc_server",
+        "service.settings",
+        "service.tls",
+    },
 )
 rule("service.fronts", {"service", "phiserve.v1"}, {"fastapi"})
 rule("service.cli", {"service", "model_store"}, {"typer", "rich"})

@@ -61,6 +61,12 @@ class Admission:
         self._deadline_by_id: dict[int, int] = {}
         self._mean_cost_ns: float | None = None
 
+    def adopt(self, menu: Menu, overhead_ns: int) -> None:
+        """Judge by `menu` from now on; requests are taken to be as much dearer than its cheapest choice as before."""
+        if self._mean_cost_ns is not None:
+            self._mean_cost_ns *= menu.cheapest.core_ns_per_image / self._menu.cheapest.core_ns_per_image
+        self._menu, self._overhead_ns = menu, overhead_ns
+
     @property
     def expected(self) -> int:
         """Requests that passed the door and are not queued yet."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.core.deadline_queue import DeadlineQueue
 from service.core.load import LoadEstimator
@@ -86,6 +86,11 @@ class BatchPlanner:
         self.settings = settings
         self._batch_size_max = max(choice.batch_sizes[-1] for choice in menu.choices)
         self._batching = self._batch_size_max > 1
+
+    def over(self, menu: Menu, overhead_ns: int) -> BatchPlanner:
+        """A planner with another menu, which knows the load as this one does; this one must not be used any more."""
+        self.load.adopt(menu)
+        return BatchPlanner(menu, self.load, replace(self.settings, overhead_ns=overhead_ns))
 
     def plan(self, situation: Situation) -> Plan | None:
         """The run to start now, or None if no queued request can be served in time by an idle worker."""

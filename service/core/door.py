@@ -92,6 +92,10 @@ class Door:
         self._by_client: Counter[str] = Counter()
         self.inside = 0
 
+    def adopt(self, menu: Menu) -> None:
+        """Judge by `menu` from now on, as the scheduler does."""
+        self._menu = menu
+
     def enter(self, client: str) -> None:
         """A request of `client` was admitted."""
         self.inside += 1

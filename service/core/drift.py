@@ -84,13 +84,17 @@ class LatencyModel:
     busy others keep the machine.
     """
 
-    def __init__(self, menu: Menu) -> None:
-        """Start from the profile."""
+    def __init__(self, menu: Menu, machine: Drift | None = None) -> None:
+        """Start from the profile, and from what is known of the `machine` if another menu ran on it before."""
         self._menu = menu
-        self._machine = Drift(window=2 * _WINDOW)
+        self._machine = machine or Drift(window=2 * _WINDOW)
         self._choices = {(choice.variant.name, choice.threads): choice for choice in menu.choices}
         self._relative = dict.fromkeys(self._choices, 1.0)
         self._compared_ns = dict.fromkeys(self._choices, 0)
+
+    def over(self, menu: Menu) -> LatencyModel:
+        """A model of another menu on the same machine. Both may be told of runs, each of its own."""
+        return LatencyModel(menu, self._machine)
 
     def run_took(self, key: tuple[str, int], batch_size: int, took_ns: int, now_ns: int) -> None:
         """A run of the choice `key` (variant, threads) with `batch_size` images took `took_ns`."""

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeGuard
 
-from model_store.labels import Label
-from model_store.latency_profile import MachineProfile
-from model_store.manifest import Manifest, ModelVariant
 from service.core.clock import Clock
 from service.core.door import DecodeCost, Door, EngineSettings, too_late
+from service.core.generation import Generation, VariantStatus
 from service.core.instrument import Instrument
-from service.core.menu import Menu
-from service.core.ports import DecodedImage, Decoder, WorkerPool
+from service.core.ports import DecodedImage, Decoder
 from service.core.request import (
     DEFAULT_POLICY,
     Classification,
@@ -31,11 +28,12 @@ from service.core.request import (
     Prediction,
     QueuedRequest,
     RequestOptions,
+    RoutingPolicy,
     RunResult,
     StageTimings,
 )
 from service.core.scheduler import Action, Dispatch, Outcome, Scheduler, Settle, WakeAt
-from service.errors import InferenceFailed, NotReady, Overloaded, PhiserveError
+from service.errors import InferenceFailed, InvalidArgument, NotReady, Overloaded, PhiserveError, UnknownVariant
 
 logger = logging.getLogger(__name__)
 
@@ -51,33 +49,6 @@ class Readiness(StrEnum):
     DRAINING = "draining"
 
 
-@dataclass(frozen=True, slots=True)
-class ServedVariant:
-    """A loaded variant with its provenance and class names (in class-index order)."""
-
-    manifest: Manifest
-    labels: tuple[Label, ...]
-    routable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class VariantStatus:
-    """One row of the menu, as front ends show it.
-
-    `routable` False: untrained, and the operator did not allow that. `latency_ns_by_batch`: thread width to
-    batch size to nanoseconds.
-    """
-
-    manifest: Manifest
-    routable: bool
-    latency_ns_by_batch: dict[int, dict[int, int]]
-
-    @property
-    def variant(self) -> ModelVariant:
-        """The variant itself."""
-        return self.manifest.variant
-
-
 @dataclass(slots=True, eq=False)
 class _Flight:
     """One admitted request, from decoded to settled."""
@@ -91,6 +62,16 @@ class _Flight:
     image: DecodedImage | None
     answer: asyncio.Future[Classification]
     dispatched_ns: int = 0
+    generation: Generation | None = None
+    """That whose workers run it; None while it waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A plan under way."""
+
+    plan: Plan
+    generation: Generation
 
 
 class Engine:
@@ -100,36 +81,35 @@ class Engine:
         self,
         *,
         scheduler: Scheduler,
-        menu: Menu,
-        served: Mapping[str, ServedVariant],
-        profile: MachineProfile,
+        generation: Generation,
         decoder: Decoder,
-        workers: WorkerPool,
         clock: Clock,
         instrument: Instrument,
         settings: EngineSettings,
     ) -> None:
-        """Wire the parts; `open` makes it ready."""
+        """Wire the parts, of which `scheduler` plans with the menu of `generation`; `open` makes it ready."""
         self._scheduler = scheduler
-        self._menu = menu
-        self._served = served
-        self._profile = profile
+        self._generation = generation
         self._decoder = decoder
-        self._workers = workers
         self._clock = clock
         self._instrument = instrument
         self._settings = settings
         self._flights: dict[int, _Flight] = {}
-        self._plans: dict[int, Plan] = {}
+        self._runs: dict[int, _Run] = {}
+        self._retiring: dict[Generation, asyncio.Future[None]] = {}
         self._last_id = 0
         self._accepting = False
-        self._decode = DecodeCost(profile.decode, clock)
+        self._decode = DecodeCost(generation.profile.decode, clock)
         self._door = Door(
-            scheduler=scheduler, menu=menu, decoder=decoder, decode=self._decode, clock=clock, settings=settings
+            scheduler=scheduler,
+            menu=generation.menu,
+            decoder=decoder,
+            decode=self._decode,
+            clock=clock,
+            settings=settings,
         )
         self._timer: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
-        self._resolutions = {name: _shorter_side(variant.manifest.variant) for name, variant in served.items()}
         self.readiness = Readiness.STARTING
 
     # For front ends -------------------------------------------------------------------------------------
@@ -153,21 +133,14 @@ class Engine:
         """The engine's clock: `received_ns` must be read from it."""
         return self._clock.now_ns()
 
+    @property
+    def store_version(self) -> str:
+        """What the store held that is served now."""
+        return self._generation.version
+
     def variants(self) -> tuple[VariantStatus, ...]:
         """Every served variant, most accurate first."""
-        rows = [
-            VariantStatus(served.manifest, served.routable, self._latencies(name))
-            for name, served in self._served.items()
-        ]
-        rows.sort(key=lambda row: (row.variant.top1 or 0.0, row.manifest.parameters), reverse=True)
-        return tuple(rows)
-
-    def _latencies(self, name: str) -> dict[int, dict[int, int]]:
-        return {
-            profile.threads: {point.batch_size: point.latency_ns for point in profile.points}
-            for profile in self._profile.latencies
-            if profile.variant == name
-        }
+        return self._generation.statuses()
 
     def choose_when_idle(self, budget_ns: int) -> str | None:
         """The variant that an idle server would answer a typical photograph with, given `budget_ns`."""
@@ -253,16 +226,18 @@ class Engine:
         started_ns = self.now_ns()
         slack_ns = deadline_ns - started_ns - self._decode.cost_ns(header)
         names = self._scheduler.likely_variants(slack_ns, options.policy, started_ns)
-        resolution = max(self._resolutions[name] for name in names)
+        resolution = max(self._generation.shorter_sides_px[name] for name in names)
         try:
             patient = options.policy.on_miss is OnMiss.LATE
             async with asyncio.timeout(None if patient else (deadline_ns - started_ns) / NS_PER_S):
                 decoded = await self._decoder.decode(image, resolution, deadline_ns)
         except TimeoutError:
-            needed_ns = self._decode.cost_ns(header) + self._menu.fastest_ns(options.policy)
+            needed_ns = self._decode.cost_ns(header) + self._generation.menu.fastest_ns(options.policy)
             raise too_late("the budget ran out while the image was decoded", needed_ns) from None
         now_ns = self.now_ns()
         self._decode.took(header, now_ns - started_ns)
+        if (error := self._no_longer_served(options.policy)) is not None:
+            raise error
         return decoded, now_ns - started_ns
 
     # Performing the scheduler's actions -----------------------------------------------------------------
@@ -280,7 +255,7 @@ class Engine:
 
     def _start_run(self, dispatch: Dispatch) -> None:
         now_ns = self.now_ns()
-        worker, plan = dispatch.workers[0], dispatch.plan
+        worker, plan, generation = dispatch.workers[0], dispatch.plan, self._generation
         images, top_k = [], 1
         for request_id in plan.request_ids:
             flight = self._flights[request_id]
@@ -288,10 +263,11 @@ class Engine:
             images.append(flight.image)
             flight.image = None  # from here the worker holds the pixels, and only while it runs
             flight.dispatched_ns = now_ns
+            flight.generation = generation
             top_k = max(top_k, flight.options.top_k)
-        self._plans[worker] = plan
+        self._runs[worker] = _Run(plan, generation)
         self._instrument.run_started(plan, now_ns)
-        self._workers.start_run(worker, plan, images, top_k, self._on_done(worker))
+        generation.workers.start_run(worker, plan, images, top_k, self._on_done(worker))
 
     def _on_done(self, worker: int) -> Callable[[RunResult | BaseException], None]:
         loop = asyncio.get_running_loop()
@@ -302,7 +278,8 @@ class Engine:
         return done
 
     def _run_is_over(self, worker: int, result: RunResult | BaseException) -> None:
-        plan = self._plans.pop(worker)
+        run = self._runs.pop(worker)
+        plan = run.plan
         failed = not isinstance(result, RunResult)
         if isinstance(result, RunResult):
             self._instrument.run_finished(plan, result)
@@ -315,12 +292,13 @@ class Engine:
         if isinstance(result, RunResult):
             position = {request_id: index for index, request_id in enumerate(plan.request_ids)}
             for action in filter(_is_answer, actions):
-                self._answer(action.request_id, plan, result, position[action.request_id])
+                self._answer(action.request_id, run, result, position[action.request_id])
+        self._check_retired(run.generation)
         self._check_drained()
 
-    def _answer(self, request_id: int, plan: Plan, result: RunResult, position: int) -> None:
-        flight = self._flights.pop(request_id)
-        served = self._served[plan.variant]
+    def _answer(self, request_id: int, run: _Run, result: RunResult, position: int) -> None:
+        flight, plan = self._flights.pop(request_id), run.plan
+        served = run.generation.served[plan.variant]
         now_ns = self.now_ns()
         predictions = tuple(
             Prediction(index, served.labels[index].wnid, served.labels[index].name, probability)
@@ -342,17 +320,10 @@ class Engine:
                     total_ns=total_ns,
                 ),
                 batch_size=len(plan.request_ids),
-                degraded_from=self._degraded_from(flight.idle_choice, plan.variant),
+                degraded_from=_degraded_from(flight.idle_choice, run),
                 probabilities=result.probabilities[position] if result.probabilities else b"",
             ),
         )
-
-    def _degraded_from(self, idle_choice: str | None, used: str) -> str | None:
-        """What load took away: the idle server's choice, if it is more accurate than the one used."""
-        if idle_choice is None or idle_choice == used:
-            return None
-        accuracy = {choice.variant.name: choice.accuracy for choice in self._menu.choices}
-        return idle_choice if accuracy[idle_choice] > accuracy[used] else None
 
     def _settle(self, settle: Settle) -> None:
         flight = self._flights.pop(settle.request_id)
@@ -365,9 +336,21 @@ class Engine:
             return Overloaded("the queue is full; retry later or scale out", retry_after_ns=settle.retry_after_ns)
         if settle.outcome is Outcome.FAILED:
             return InferenceFailed("the model run failed; the server's log has the cause")
+        if settle.outcome is Outcome.NOT_SERVED and (error := self._no_longer_served(flight.options.policy)):
+            return error
         assert settle.outcome is Outcome.DEADLINE_EXCEEDED, settle
-        alone_ns = flight.decode_ns + self._menu.fastest_ns(flight.options.policy) + self._profile.overhead_ns
+        generation = flight.generation or self._generation
+        run_ns = generation.menu.fastest_ns(flight.options.policy)
+        alone_ns = flight.decode_ns + run_ns + generation.profile.overhead_ns
         return too_late("the budget ran out in the queue", alone_ns)
+
+    def _no_longer_served(self, policy: RoutingPolicy) -> PhiserveError | None:
+        """What a request is told whose policy the menu does not allow, although the one at its door did."""
+        try:
+            self._generation.menu.allowed(policy)
+        except (UnknownVariant, InvalidArgument) as error:
+            return type(error)(f"another version of the store took over while this request waited: {error.detail}")
+        return None
 
     def _set_timer(self, wake: WakeAt) -> None:
         if self._timer is not None:
@@ -387,6 +370,32 @@ class Engine:
         """Take requests from now on. Every resident variant must be loaded, warmed and profiled by now."""
         self._accepting = True
         self.readiness = Readiness.READY
+
+    def adopt(self, generation: Generation) -> asyncio.Future[None]:
+        """Serve with `generation` from now on; done when the last run of the one before is over.
+
+        It must be loaded, warmed and profiled, at the widths and with as many workers as the one before. Runs under way
+        end where they began. Requests that wait are planned anew, and those that only the menu before allowed are told
+        so; no other request notices.
+        """
+        before, self._generation = self._generation, generation
+        self._retiring[before] = asyncio.get_running_loop().create_future()
+        retired = self._retiring[before]
+        now_ns = self.now_ns()
+        actions = self._scheduler.adopt(generation.menu, generation.profile.overhead_ns, now_ns)
+        self._door.adopt(generation.menu)
+        gone = {action.request_id for action in actions if isinstance(action, Settle)}
+        for request_id, flight in self._flights.items():
+            if flight.generation is None and request_id not in gone:
+                slack_ns = flight.received_ns + flight.budget_ns - flight.submitted_ns
+                flight.idle_choice = self._scheduler.idle_choice(slack_ns, flight.options.policy)
+        self._perform(actions)
+        self._check_retired(before)
+        return retired
+
+    def _check_retired(self, generation: Generation) -> None:
+        if generation in self._retiring and all(run.generation is not generation for run in self._runs.values()):
+            self._retiring.pop(generation).set_result(None)
 
     def announce_drain(self) -> None:
         """Stop asking for traffic, but still serve what comes: load balancers take a while to notice."""
@@ -422,9 +431,13 @@ _TYPICAL_PICTURE = ImageHeader("JPEG", 1920, 1080)
 _TRANSPORT_CORE_NS = 1_000_000
 
 
-def _shorter_side(variant: ModelVariant) -> int:
-    """Pixels of the shorter side from which the centre crop still has `resolution` pixels."""
-    return -(-variant.resolution * 1000 // int(variant.crop_fraction * 1000))
+def _degraded_from(idle_choice: str | None, run: _Run) -> str | None:
+    """What load took away: the idle server's choice, if it is more accurate than the one used."""
+    used = run.plan.variant
+    if idle_choice is None or idle_choice == used:
+        return None
+    accuracy = {choice.variant.name: choice.accuracy for choice in run.generation.menu.choices}
+    return idle_choice if accuracy[idle_choice] > accuracy[used] else None
 
 
 def _is_answer(action: Action) -> TypeGuard[Settle]:

@@ -59,6 +59,11 @@ class LoadEstimator:
         self._credit_ns = 0.0
         self._credited_at_ns = 0
 
+    def adopt(self, menu: Menu) -> None:
+        """Reckon with `menu` from now on. Who arrives, and with which budgets, is known already."""
+        self.menu = menu
+        self._operation, self._solved_at_ns = IDLE, None
+
     def observe(self, budget_ns: int, now_ns: int) -> None:
         """Count one arrival that has `budget_ns` left for queue and run."""
         self._rate.arrival(now_ns)

@@ -118,6 +118,14 @@ class Menu:
                 self._allowed[key] = found
         return found
 
+    def allows(self, policy: RoutingPolicy) -> bool:
+        """Whether there is any choice that `policy` allows."""
+        try:
+            self.allowed(policy)
+        except (UnknownVariant, InvalidArgument):
+            return False
+        return True
+
     def _select(self, policy: RoutingPolicy) -> tuple[Choice, ...]:
         chosen = self.choices
         if policy.variant is not None:

@@ -20,6 +20,7 @@ from service.core.admission import Admission, Infeasible
 from service.core.batch_planner import BatchPlanner, Situation
 from service.core.deadline_queue import DeadlineQueue
 from service.core.drift import LatencyModel
+from service.core.menu import Menu
 from service.core.request import OnMiss, Plan, QueuedRequest, RoutingPolicy
 
 
@@ -31,6 +32,8 @@ class Outcome(StrEnum):
     OVERLOADED = "overloaded"
     CANCELLED = "cancelled"
     FAILED = "failed"
+    NOT_SERVED = "not_served"
+    """No variant of a menu that was adopted while it waited is allowed by its policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class _Run:
     started_ns: int
     free_at_ns: int
     wanted: dict[int, QueuedRequest]
+    latencies: LatencyModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +182,7 @@ class Scheduler:
         self._planner.load.running(now_ns, anything=bool(self._runs))
         if not failed:
             key = (run.plan.variant, run.plan.threads)
-            self._latencies.run_took(key, len(run.plan.request_ids), now_ns - run.started_ns, now_ns)
+            run.latencies.run_took(key, len(run.plan.request_ids), now_ns - run.started_ns, now_ns)
         settled: list[Action] = []
         for request_id, request in run.wanted.items():
             del self._run_of_request[request_id]
@@ -198,6 +202,28 @@ class Scheduler:
         """The time of the last `WakeAt` has come (an early or extra call does no harm)."""
         self._wake_at_ns = None
         return self._advance(now_ns)
+
+    def adopt(self, menu: Menu, overhead_ns: int, now_ns: int) -> tuple[Action, ...]:
+        """Plan with `menu` from now on. What was learned of the load stays, and so does what is queued.
+
+        A run under way goes on, and its end is told as ever. A request whose policy `menu` does not allow is settled;
+        one that is expected must not be submitted then.
+        """
+        self._planner = self._planner.over(menu, overhead_ns)
+        self._menu = menu
+        self._latencies = self._latencies.over(menu)
+        self._latencies.refresh(now_ns)
+        self._admission.adopt(menu, overhead_ns)
+        waiting = [*self._queue, *self._late.values()]
+        gone = [request.request_id for request in waiting if not menu.allows(request.policy)]
+        for request_id in gone:
+            if self._queue.remove(request_id) is None:
+                del self._late[request_id]
+        # The last moment to start is another one; what is late keeps its own timer.
+        for request in self._queue:
+            heapq.heappush(self._timers, (self._last_start_ns(request), request.request_id))
+        settled = (Settle(request_id, Outcome.NOT_SERVED) for request_id in gone)
+        return (*settled, *self._advance(now_ns))
 
     # How it advances ------------------------------------------------------------------------------------
 
@@ -291,7 +317,7 @@ class Scheduler:
         workers = tuple(self._idle[: plan.threads])
         assert len(workers) == plan.threads, f"plan wants {plan.threads} workers, {len(workers)} are idle"
         del self._idle[: plan.threads]
-        run = _Run(workers, plan, now_ns, now_ns + plan.latency_ns, {})
+        run = _Run(workers, plan, now_ns, now_ns + plan.latency_ns, {}, self._latencies)
         for request_id in plan.request_ids:
             request = self._queue.remove(request_id) or self._late.pop(request_id)
             run.wanted[request_id] = request

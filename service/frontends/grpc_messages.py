@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from model_store.manifest import ModelVariant
 from phiserve.v1 import classifier_pb2 as pb
-from service.core.engine import VariantStatus
+from service.core.generation import VariantStatus
 from service.core.request import Classification, OnMiss, RequestOptions
 from service.errors import ImageTooLarge, InvalidImage
 from service.frontends.rest_parameters import ClassifyParameters

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from service.core.engine import Engine, Readiness, VariantStatus
+from service.core.engine import Engine, Readiness
+from service.core.generation import VariantStatus
 from service.errors import UnknownVariant
 from service.frontends.oip_tensors import BYTES, FP32, UINT8, TensorSpec, shown
 

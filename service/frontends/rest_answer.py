@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from service.core.engine import Engine, VariantStatus
+from service.core.engine import Engine
+from service.core.generation import VariantStatus
 from service.core.request import Classification, StageTimings
 
 NS_PER_MS = 1_000_000

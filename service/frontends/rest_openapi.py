@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from service.errors import StoreRefused, Unauthenticated
 from service.frontends import rest_schemas
 from service.frontends.http_body import IMAGE_PART
 from service.frontends.http_problems import PROBLEM_MEDIA_TYPE
@@ -24,7 +25,8 @@ fails it as a whole.
 The budget counts from when the request was received whole to when its answer is ready to be written.
 """
 
-_CLASSIFY_STATUSES = sorted({row.http for row in STATUS_BY_ERROR.values()} - {401})
+_FOR_OPERATORS = (Unauthenticated, StoreRefused)
+_CLASSIFY_STATUSES = sorted({row.http for kind, row in STATUS_BY_ERROR.items() if kind not in _FOR_OPERATORS})
 _BINARY = {"type": "string", "format": "binary"}
 
 

@@ -45,6 +45,7 @@ STATUS_BY_ERROR: Mapping[type[errors.PhiserveError], WireStatus] = MappingProxyT
         errors.DeadlineExceeded: WireStatus(504, "DEADLINE_EXCEEDED", "deadline-exceeded", "Budget cannot be met"),
         errors.StaleFrame: WireStatus(504, "DEADLINE_EXCEEDED", "stale-frame", "Frame overtaken"),
         errors.NotReady: WireStatus(503, "UNAVAILABLE", "not-ready", "Not ready"),
+        errors.StoreRefused: WireStatus(409, "FAILED_PRECONDITION", "store-refused", "Store refused"),
         errors.InferenceFailed: WireStatus(500, "INTERNAL", "inference-failed", "Inference failed"),
     }
 )

@@ -95,7 +95,7 @@ def calibrate(
     steps = len(keys) * len(batch_sizes) + 1
     progress(0, steps, "decode")
     decode = _decode_cost(variants, clock)
-    bench = _Bench(pool, _picture_for(variants), clock)
+    bench = _Bench(pool, picture_for(variants), clock)
     points = bench.measure(keys, batch_sizes, lambda done, label: progress(1 + done, steps, label))
     progress(steps, steps, "profiled")
     provider = pool.sessions[keys[0]].provider
@@ -257,7 +257,7 @@ class _Bench:
         return done
 
 
-def _picture_for(variants: Iterable[ModelVariant]) -> RgbImage:
+def picture_for(variants: Iterable[ModelVariant]) -> RgbImage:
     """A 4:3 picture of the size the decoder typically hands on when the largest variant is feasible."""
     shorter = int(_HEADROOM * max(shorter_side_px(variant) for variant in variants))
     return synthetic_picture(shorter * 4 // 3, shorter)

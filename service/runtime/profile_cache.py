@@ -56,7 +56,28 @@ def load_or_calibrate(
     Raises:
         ValueError, Exception: as `calibrate`.
     """
-    wanted = Wanted(
+    wanted = what_is_wanted(pool, entries, batch_sizes=batch_sizes, thread_widths=thread_widths)
+    path = profile_path(store_root, wanted)
+    cached = "it was asked for" if force else load(store_root, wanted)
+    if isinstance(cached, MachineProfile):
+        return cached
+    logger.info("profiling %d variants on %s: %s", len(entries), wanted.machine, cached)
+    profile = calibrate(
+        pool, entries, batch_sizes=batch_sizes, thread_widths=thread_widths, clock=clock, progress=progress
+    )
+    _write(path, profile)
+    return profile
+
+
+def what_is_wanted(
+    pool: WorkerPool,
+    entries: Mapping[str, CatalogueEntry],
+    *,
+    batch_sizes: Sequence[int],
+    thread_widths: Sequence[int],
+) -> Wanted:
+    """What a profile of `entries`, run by `pool` on this machine, must be of."""
+    return Wanted(
         machine=machine_name(),
         runtime=runtime_name(next(iter(pool.sessions.values())).provider),
         workers=pool.count,
@@ -64,20 +85,14 @@ def load_or_calibrate(
         batch_sizes=tuple(batch_sizes),
         thread_widths=tuple(thread_widths),
     )
-    path = profile_path(store_root, wanted)
-    cached = "it was asked for" if force else _read(path)
-    if isinstance(cached, MachineProfile):
-        reason = why_stale(cached, wanted)
-        if reason is None:
-            return _restricted(cached, wanted)
-    else:
-        reason = cached
-    logger.info("profiling %d variants on %s: %s", len(entries), wanted.machine, reason)
-    profile = calibrate(
-        pool, entries, batch_sizes=batch_sizes, thread_widths=thread_widths, clock=clock, progress=progress
-    )
-    _write(path, profile)
-    return profile
+
+
+def load(store_root: Path, wanted: Wanted) -> MachineProfile | str:
+    """The cached profile of what is wanted and of nothing else, or why there is none."""
+    cached = _read(profile_path(store_root, wanted))
+    if isinstance(cached, str):
+        return cached
+    return why_stale(cached, wanted) or _restricted(cached, wanted)
 
 
 def profile_path(store_root: Path, wanted: Wanted) -> Path:

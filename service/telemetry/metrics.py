@@ -53,6 +53,9 @@ BUDGET_RESULTS = ("met", "missed", "refused", "expired", "overloaded")
 
 RUN_RESULTS = ("finished", "failed")
 
+RELOAD_OUTCOMES = ("loaded", "unchanged", "refused")
+"""loaded: another version took over; unchanged: the store held what was served; refused: it cannot be served."""
+
 NO_VARIANT = ""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -98,6 +101,7 @@ class PrometheusInstrument(Instrument):
         self._registry = registry
         self._requests = _Requests(registry, exemplar)
         self._runs = _Runs(registry)
+        self._store = _Store(registry)
 
     def metrics_page(self, accept: str = "") -> tuple[bytes, str]:
         """See `render`."""
@@ -108,6 +112,15 @@ class PrometheusInstrument(Instrument):
         for name in names:
             self._requests.expect(name)
             self._runs.expect(name)
+
+    def store_loaded(self, version: str, variants: Iterable[str]) -> None:
+        """This version of the store, with these variants, serves from now on."""
+        self._store.loaded(version)
+        self.variants_served(variants)
+
+    def reload_ended(self, outcome: str) -> None:
+        """One of `RELOAD_OUTCOMES`."""
+        self._store.reloads.labels(outcome).inc()
 
     def request_admitted(self) -> None:
         """See `Instrument`."""
@@ -273,3 +286,26 @@ class _Runs:
         measured_ns = result.preprocess_ns + result.inference_ns
         if plan.latency_ns > 0:
             self.forecast.labels(plan.variant).observe(measured_ns / plan.latency_ns)
+
+
+class _Store:
+    """Metrics whose unit is one version of the store."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.version = Info("phiserve_store", "The version of the store that is served", registry=registry)
+        self.generation = Gauge(
+            "phiserve_store_generation", "Versions of the store that this process has served", registry=registry
+        )
+        self.loaded_at = Gauge(
+            "phiserve_store_loaded_timestamp_seconds", "When the version that is served took over", registry=registry
+        )
+        self.reloads = Counter(
+            "phiserve_store_reloads", "Times the store was read again, by outcome", ["outcome"], registry=registry
+        )
+        for outcome in RELOAD_OUTCOMES:
+            self.reloads.labels(outcome)
+
+    def loaded(self, version: str) -> None:
+        self.version.info({"version": version})
+        self.generation.inc()
+        self.loaded_at.set_to_current_time()

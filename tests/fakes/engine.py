@@ -8,7 +8,8 @@ import threading
 from dataclasses import dataclass, field
 
 from model_store.manifest import Accuracy, Manifest, ModelVariant, Provenance
-from service.core.engine import Readiness, VariantStatus
+from service.core.engine import Readiness
+from service.core.generation import VariantStatus
 from service.core.request import Classification, Picture, Prediction, RequestOptions, StageTimings
 from service.errors import NotReady
 from tests.fakes.clock import FakeClock

@@ -12,7 +12,8 @@ from model_store.latency_profile import MachineProfile, StageCost
 from model_store.manifest import Accuracy, Manifest, Provenance
 from service.core.clock import Clock
 from service.core.door import EngineSettings
-from service.core.engine import Engine, ServedVariant
+from service.core.engine import Engine
+from service.core.generation import Generation, ServedVariant
 from service.core.instrument import Instrument
 from service.core.menu import Menu
 from service.core.ports import DecodedImage
@@ -148,6 +149,21 @@ def served(menu: Menu) -> dict[str, ServedVariant]:
     return found
 
 
+def generation(menu: Menu, workers: FakeWorkers, version: str = "first") -> Generation:
+    """A loaded store of the variants of `menu`."""
+    profile = MachineProfile(
+        schema_version=1,
+        machine="fake",
+        runtime="fake",
+        workers=1,
+        model_sha256={},
+        latencies=tuple(choice.profile for choice in menu.choices),
+        decode=StageCost(fixed_ns=1 * MS, per_megapixel_ns=0),
+        overhead_ns=0,
+    )
+    return Generation(version, menu, served(menu), profile, workers)
+
+
 def build_engine(
     *,
     menu: Menu | None = None,
@@ -162,23 +178,10 @@ def build_engine(
 ) -> Engine:
     """The real engine and scheduler over fake decode and runs; ready."""
     menu = menu or cpu_menu()
-    profile = MachineProfile(
-        schema_version=1,
-        machine="fake",
-        runtime="fake",
-        workers=worker_count,
-        model_sha256={},
-        latencies=tuple(choice.profile for choice in menu.choices),
-        decode=StageCost(fixed_ns=1 * MS, per_megapixel_ns=0),
-        overhead_ns=0,
-    )
     engine = Engine(
         scheduler=scheduler(menu, workers=worker_count, queue_size_max=queue_size_max),
-        menu=menu,
-        served=served(menu),
-        profile=profile,
+        generation=generation(menu, workers or FakeWorkers()),
         decoder=decoder or FakeDecoder(),
-        workers=workers or FakeWorkers(),
         clock=clock or LoopClock(),
         instrument=instrument or Instrument(),
         settings=EngineSettings(

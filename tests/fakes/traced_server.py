@@ -20,6 +20,7 @@ from service.http_server import loop_factory
 from service.serving import take_ports
 from service.settings import Settings
 from service.telemetry.observers import build_observers
+from tests.fakes import reloads
 from tests.fakes.otlp_receiver import Receiver, otlp_receiver
 from tests.fakes.runtime import FakeDecoder, FakeWorkers, build_engine
 
@@ -72,7 +73,7 @@ class TracedServer:
                     clock=clock,
                 )
                 with take_ports(settings) as ports:
-                    fronts = build_fronts(settings, engine, observers, tally, ports)
+                    fronts = build_fronts(settings, engine, observers, tally, ports, reload=reloads.never)
                     await fronts.start()
                     assert fronts.grpc is not None
                     try:

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from tests.operations.envoy import Proxy, envoy, find_envoy
-from tests.operations.fleet import DRAIN_NOTICE_S, build_store, fleet
+from tests.operations.fleet import ADMIN_TOKEN, DRAIN_NOTICE_S, build_store, fleet
 from tests.operations.scenarios import SCENARIOS, Scenario, Stage, point_to
 from tests.operations.traffic import Callers, Summary, Traffic, summaries
 
@@ -65,11 +65,14 @@ async def run(options: argparse.Namespace, binary: str, folder: Path) -> bool:
     releases = (build_store(folder / "v1", "lite0-int8"), build_store(folder / "v2", "lite0-int8", "lite1-int8"))
     current, image = folder / "current", PHOTOGRAPH.read_bytes()
     point_to(current, releases[0])
+    token = folder / "token"
+    token.write_text(ADMIN_TOKEN)
+    flags = ("--drain-notice-s", str(DRAIN_NOTICE_S), "--admin-token-file", str(token))
     held = []
     sys.stdout.write(
         _COLUMNS.format("scenario", "callers", "sent", "lost", "bound", "late", "slowest ms", "lost, by status") + "\n"
     )
-    async with fleet(current, options.servers, ("--drain-notice-s", str(DRAIN_NOTICE_S))) as servers:
+    async with fleet(current, options.servers, flags) as servers:
         with envoy(binary, servers.addresses, folder) as proxy:
             for scenario in chosen(options.scenarios):
                 async with Callers(proxy) as callers:

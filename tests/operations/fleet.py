@@ -8,6 +8,8 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import httpx
+
 from tests.end_to_end.phiserve_process import ServerProcess, run_phiserve
 from tests.operations.envoy import Address, free_ports
 
@@ -15,7 +17,9 @@ from tests.operations.envoy import Address, free_ports
 PROFILED = ("--workers", "1", "--batch-size-max", "1")
 DRAIN_NOTICE_S = 3
 """Longer than the proxy takes to see that a server is not ready: an interval and a timeout of its health checks."""
+ADMIN_TOKEN = "a-token-of-these-scenarios"
 _BUILD_TIMEOUT_S = 120
+_RELOAD_TIMEOUT_S = 120
 
 
 def build_store(folder: Path, *variants: str) -> Path:
@@ -47,6 +51,15 @@ class Fleet:
         server = self._servers.pop(place)
         server.stop(signal.SIGTERM)
         return await asyncio.to_thread(server.wait)
+
+    async def reload(self, place: int) -> list[str]:
+        """Have it read its store again; the variants it serves then."""
+        headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+        async with httpx.AsyncClient(timeout=_RELOAD_TIMEOUT_S) as client:
+            response = await client.post(f"http://127.0.0.1:{self.addresses[place].rest}/admin/reload", headers=headers)
+        assert response.status_code == 200, response.text
+        variants: list[str] = response.json()["variants"]
+        return variants
 
     async def kill(self, place: int) -> None:
         """SIGKILL: it ends without a word."""

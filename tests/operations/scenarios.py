@@ -87,6 +87,17 @@ def point_to(link: Path, target: Path) -> None:
     fresh.replace(link)
 
 
+async def hot_reload(stage: Stage) -> None:
+    """Stores change behind the link, and servers are told to read them: none is drained, and none starts anew."""
+    old, new = stage.releases
+    for release in (new, old, new):
+        point_to(stage.current, release)
+        for place in range(len(stage.fleet.addresses)):
+            served = await stage.fleet.reload(place)
+            assert set(served) == {path.name for path in release.iterdir() if path.name in ("lite0-int8", "lite1-int8")}
+        await stage.traffic.until_sent(5)
+
+
 async def killed(stage: Stage) -> None:
     """One server is killed in the middle of its work, and started again.
 
@@ -126,6 +137,7 @@ _SEEN_HANGING_S = 4.0
 SCENARIOS = (
     Scenario("rolling restart", rolling_restart),
     Scenario("new release", new_release),
+    Scenario("hot reload", hot_reload),
     Scenario("one killed", killed),
     # Callers who bound no try wait in the server that hangs, until their own patience ends.
     Scenario("one hangs for 12 s", hanging, {Callers.GRPC: _SEEN_HANGING_S}),

@@ -11,12 +11,13 @@ import pytest
 
 from model_store.builder import BuildRequest, build_store
 from model_store.sources import from_untrained, from_wheel
-from service.app import StartError, build_server, plan_machine, profile_store, take_ports
+from service.app import StartError, build_server, profile_store, take_ports
 from service.core.engine import Readiness
 from service.core.request import RequestOptions, RoutingPolicy
 from service.errors import NotReady, UnknownVariant
 from service.runtime.session import Provider
 from service.settings import Settings
+from service.store_loading import plan_machine
 
 CPU = ("CPUExecutionProvider",)
 CUDA = ("TensorrtExecutionProvider", "CUDAExecutionProvider", *CPU)
@@ -83,7 +84,7 @@ def build(settings):
     build.stages = []
     yield build
     for server in servers:
-        server.workers.close(NS_PER_S)
+        server.loaded.close()
         server.decoder.close()
 
 

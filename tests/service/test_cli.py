@@ -27,6 +27,7 @@ GIVEN = {
     "tls_key": ("server.key", Path("server.key")),
     "tls_client_ca": ("ca.pem", Path("ca.pem")),
     "trusted_proxies": ("10.0.0.0/8", "10.0.0.0/8"),
+    "admin_token_file": ("token", Path("token")),
     "store": ("/somewhere/store", Path("/somewhere/store")),
     "variants": ("lite0", ("lite0",)),
     "allow_untrained": (None, True),
@@ -102,6 +103,7 @@ def pki(tmp_path_factory) -> Pki:
 @pytest.fixture
 def commands(monkeypatch, pki) -> Commands:
     monkeypatch.chdir(pki.folder)
+    Path("token").write_text("0123456789abcdef\n")
     for name in GIVEN:
         monkeypatch.delenv(environment_variable(name), raising=False)
     return Commands(monkeypatch)
@@ -242,6 +244,8 @@ def test_several_variants_can_be_named(commands) -> None:
         (["--tls-client-ca", "ca.pem"], "add --tls-cert FILE"),
         (["--tls-cert", "server.pem", "--tls-key", "client.key"], "key values mismatch"),
         (["--tls-cert", "nowhere.pem", "--tls-key", "server.key"], "nowhere.pem"),
+        (["--admin-token-file", "nowhere"], "cannot read the token in nowhere"),
+        (["--admin-token-file", "."], "cannot read the token in ."),
         (["everything"], "everything"),
     ],
 )

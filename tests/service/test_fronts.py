@@ -28,6 +28,7 @@ from service.http_server import loop_factory
 from service.serving import take_ports
 from service.settings import Settings
 from service.telemetry.observers import build_observers
+from tests.fakes import reloads
 from tests.fakes.engine import HELD, ScriptedEngine, classification
 from tests.fakes.menus import MS
 
@@ -194,7 +195,7 @@ def over_all(scenario: Callable[[Doors], Awaitable[None]], engine: ScriptedEngin
         settings = Settings(port=0, grpc_port=0, image_bytes_max=IMAGE_BYTES_MAX, body_bytes_max=5000)
         observers = build_observers(version="1.2.3", clock=engine.clock)
         with take_ports(settings) as ports:
-            fronts = build_fronts(settings, engine, observers, Tally(engine.clock), ports)
+            fronts = build_fronts(settings, engine, observers, Tally(engine.clock), ports, reload=reloads.never)
             await fronts.start()
             assert fronts.grpc is not None
             http, address = fronts.http.url, fronts.grpc.address
@@ -265,9 +266,9 @@ def test_the_same_error_by_every_door() -> None:
 
 
 def test_every_error_that_a_request_can_meet_is_in_the_table() -> None:
-    """No class of the tree is left out but those that come before there is a request of one image."""
+    """No class of the tree is left out but those that are of no request of one image."""
     seen = {type(error) for error in ERRORS}
-    left_out = {errors.Unauthenticated, errors.MalformedRequest}
+    left_out = {errors.Unauthenticated, errors.MalformedRequest, errors.StoreRefused}
     assert set(errors.PhiserveError.__subclasses__()) - left_out == seen
 
 

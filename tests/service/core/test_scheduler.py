@@ -238,8 +238,65 @@ def test_a_pinned_head_does_not_block_others() -> None:
     assert dispatched(machine.worker_idle(0, START_NS + 20 * MS)) == [("small", (2, 4))]
 
 
+def test_what_waits_is_planned_with_an_adopted_menu() -> None:
+    """A run goes on where it began, its end is no news to the new menu, and the next one is of the new menu."""
+    machine = scheduler(cpu_menu())
+    assert dispatched(machine.submit(request(1, 500), START_NS)) == [("large", (1,))]
+    machine.submit(request(2, 400), START_NS)
+    assert dispatched(machine.adopt(Menu([choice("other", 70, {1: 5})]), 0, START_NS + MS)) == []
+    actions = machine.worker_idle(0, START_NS + 50 * MS)
+    assert settled(actions) == {1: Outcome.ANSWERED}
+    assert dispatched(actions) == [("other", (2,))]
+
+
+def test_what_an_adopted_menu_does_not_allow_is_told_so_at_once() -> None:
+    """Pins to what is gone and floors that nothing reaches end, in time or late; batch-mates and runs do not."""
+    machine = scheduler(cpu_menu())
+    machine.submit(request(1, 500, RoutingPolicy(variant="large")), START_NS)
+    policies = [
+        RoutingPolicy(variant="large"),
+        RoutingPolicy(variant="small"),
+        RoutingPolicy(min_accuracy=78),
+        RoutingPolicy(variant="large", on_miss=OnMiss.LATE),
+    ]
+    for request_id, policy in enumerate(policies, start=2):
+        budget_ms = 1 if policy.on_miss is OnMiss.LATE else 500
+        machine.submit(request(request_id, budget_ms, policy), START_NS)
+    machine.wake(START_NS + 2 * MS)
+    assert machine.pressure.late == 1
+    kept = Menu([choice("small", 75, {1: 10})])
+    assert settled(machine.adopt(kept, 0, START_NS + 3 * MS)) == dict.fromkeys((2, 4, 5), Outcome.NOT_SERVED)
+    assert settled(machine.worker_idle(0, START_NS + 50 * MS)) == {1: Outcome.ANSWERED}
+    assert settled(machine.worker_idle(0, START_NS + 60 * MS)) == {3: Outcome.ANSWERED}
+    assert machine.is_empty
+
+
+def test_an_adopted_menu_that_is_slower_sheds_in_time() -> None:
+    """Whoever cannot make it any more with the new menu gets the refusal before the deadline, not after it."""
+    machine = scheduler(Menu([choice("quick", 70, {1: 5})]))
+    machine.submit(request(1, 500), START_NS)
+    machine.submit(request(2, 40), START_NS)
+    actions = machine.adopt(Menu([choice("slow", 80, {1: 30})]), 0, START_NS + MS)
+    assert wake_time(actions) == START_NS + 10 * MS + 1
+    assert settled(machine.wake(START_NS + 10 * MS + 1)) == {2: Outcome.DEADLINE_EXCEEDED}
+
+
+def test_a_busy_machine_stays_known_as_busy() -> None:
+    """What was learned of the load holds for the next menu: it does not begin as on an idle machine."""
+    machine, fresh = scheduler(cpu_menu()), scheduler(cpu_menu())
+    for request_id in range(1, 20):
+        machine.submit(request(request_id, 300), START_NS + request_id * MS)
+    machine.adopt(cpu_menu(), 0, START_NS + 20 * MS)
+    slack_ns, now_ns = 300 * MS, START_NS + 21 * MS
+    assert machine.likely_variants(slack_ns, RoutingPolicy(), now_ns) == {"small"}
+    assert "large" in fresh.likely_variants(slack_ns, RoutingPolicy(), now_ns)
+
+
+PINS = ("small", "large", "wide", "new")
+
+
 class AnyOrderOfEvents(RuleBasedStateMachine):
-    """Submits, cancels, finishes, failures, timers and the passing of time, in any order."""
+    """Submits, cancels, finishes, failures, timers, new menus and the passing of time, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -262,6 +319,8 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
                 assert set(action.plan.request_ids) <= self.open
                 for request_id in action.plan.request_ids:
                     found = self.requests[request_id]
+                    allowed = {choice.variant.name for choice in self.menu.allowed(found.policy)}
+                    assert action.plan.variant in allowed
                     on_time = self.now_ns + action.plan.latency_ns <= found.deadline_ns
                     assert on_time or found.policy.on_miss is OnMiss.LATE
                 self.running[action.workers[0]] = action
@@ -271,17 +330,39 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
 
     @rule(
         budget_ms=st.integers(1, 200),
-        pin=st.sampled_from([None, None, "small", "large", "wide"]),
+        pin=st.sampled_from([None, None, None, *PINS]),
         on_miss=st.sampled_from(OnMiss),
         priority=st.integers(0, 9),
     )
     def submit(self, budget_ms: int, pin: str | None, on_miss: OnMiss, priority: int) -> None:
         request_id = len(self.requests) + 1
         policy = RoutingPolicy(variant=pin, on_miss=on_miss, priority=priority)
+        if not self.menu.allows(policy):
+            return  # the door would say so
         made = QueuedRequest(request_id, self.now_ns, self.now_ns + budget_ms * MS, policy)
         self.requests[request_id] = made
         self.open.add(request_id)
         self.perform(self.machine.submit(made, self.now_ns))
+
+    @rule(variants=st.sets(st.sampled_from(PINS), min_size=1), factor=st.sampled_from([0.5, 1, 3]))
+    def adopt(self, variants: set[str], factor: float) -> None:
+        known = {choice.variant.name: choice for choice in gpu_menu().choices}
+        choices = [
+            choice(name, known[name].accuracy, {1: 20 * factor, 2: 23 * factor, 4: 29 * factor})
+            for name in variants & known.keys()
+        ]
+        choices += [choice("wide", 82, {1: 30 * factor}, threads=2)] if "wide" in variants else []
+        choices += [choice("new", 84, {1: 8 * factor})] if "new" in variants else []
+        # The narrow one is always there, as on any machine; pins to it are not.
+        self.menu = Menu([*choices, choice("narrow", 60, {1: 6 * factor})])
+        before = set(self.open)
+        actions = self.machine.adopt(self.menu, 0, self.now_ns)
+        told = {action.request_id: action.outcome for action in actions if isinstance(action, Settle)}
+        self.perform(actions)
+        running = {request_id for run in self.running.values() for request_id in run.plan.request_ids}
+        for request_id in before - running:
+            if not self.menu.allows(self.requests[request_id].policy):
+                assert told.get(request_id) is Outcome.NOT_SERVED
 
     @precondition(lambda self: self.requests)
     @rule(data=st.data())

@@ -19,6 +19,7 @@ from service.telemetry.metrics import (
     BUDGET_RESULTS,
     DURATION_BUCKETS_S,
     OUTCOMES,
+    RELOAD_OUTCOMES,
     PrometheusInstrument,
     create_registry,
 )
@@ -309,3 +310,18 @@ def test_the_real_core_adds_up(instrument) -> None:
     assert value(instrument, "phiserve_budget_total", result="refused") == 1
     assert value(instrument, "phiserve_errors_total", reason="inference_failed") >= 1
     assert value(instrument, "phiserve_queue_depth") == 0
+
+
+def test_the_version_that_serves_is_named_and_reloads_are_counted(instrument) -> None:
+    """One version at a time, how many there were, since when, and what became of each reload, from 0 on."""
+    for outcome in RELOAD_OUTCOMES:
+        assert value(instrument, "phiserve_store_reloads_total", outcome=outcome) == 0
+    instrument.store_loaded("aaa", ["lite0"])
+    instrument.store_loaded("bbb", ["lite0", "lite2"])
+    instrument.reload_ended("loaded")
+    assert value(instrument, "phiserve_store_info", version="bbb") == 1
+    assert value(instrument, "phiserve_store_info", version="aaa") is None
+    assert value(instrument, "phiserve_store_generation") == 2
+    assert value(instrument, "phiserve_store_loaded_timestamp_seconds") > 1_700_000_000
+    assert value(instrument, "phiserve_store_reloads_total", outcome="loaded") == 1
+    assert value(instrument, "phiserve_runs_total", variant="lite2", result="finished") == 0

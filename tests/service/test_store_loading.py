@@ -1,0 +1,189 @@
+"""A version of a store is loaded beside the one that serves: with what is known of it, or not at all."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import threading
+import weakref
+from pathlib import Path
+
+import pytest
+
+from model_store.builder import BuildRequest, build_store
+from model_store.catalogue import StoreError
+from model_store.sources import from_untrained
+from service.core.clock import MonotonicClock
+from service.runtime.session import Provider
+from service.settings import Settings
+from service.store_loading import LoadedStore, Machine, StoreLoader, UnservableError
+
+MACHINE = Machine(Provider.CPU, workers=2, thread_widths=(1, 2), batch_sizes=(1,))
+
+
+class Store:
+    """A store on disk and what loads it, with every step that was reported."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.steps: list[str] = []
+        settings = Settings(store=root, batch_size_max=1, workers=2, allow_untrained=True)
+        self.loader = StoreLoader(settings, MACHINE, MonotonicClock())
+
+    def build(self, **seeds: int) -> None:
+        build_store(self.root, [BuildRequest(name, from_untrained(name, seed)) for name, seed in seeds.items()])
+
+    def step(self, stage: str, _done: int, _total: int) -> None:
+        self.steps.append(stage)
+
+    def beside(self, current: LoadedStore) -> LoadedStore | None:
+        self.steps.clear()
+        return self.loader.load_beside(current, self.step)
+
+
+@pytest.fixture(scope="module")
+def profiled(tmp_path_factory) -> Path:
+    """A store of one variant, and its profile: measured once for all tests."""
+    store = Store(tmp_path_factory.mktemp("profiled") / "store")
+    store.build(lite0=0)
+    store.loader.measure(store.step, force=False)
+    return store.root
+
+
+@pytest.fixture
+def store(profiled, tmp_path) -> Store:
+    return Store(shutil.copytree(profiled, tmp_path / "store"))
+
+
+@pytest.fixture
+def current(store):
+    loaded = store.loader.load(store.step)
+    yield loaded
+    loaded.close()
+
+
+def latencies(loaded: LoadedStore) -> dict[tuple[str, int], object]:
+    return {(latency.variant, latency.threads): latency.points for latency in loaded.generation.profile.latencies}
+
+
+def workers() -> int:
+    return sum(thread.name.startswith("worker-") for thread in threading.enumerate())
+
+
+def test_the_same_store_is_not_loaded_again(store, current) -> None:
+    """Nothing is read into a session when the store holds what is served."""
+    assert store.beside(current) is None
+    assert store.steps == []
+
+
+def test_other_weights_of_a_network_are_as_quick_as_it(store, current) -> None:
+    """Nothing is timed: what a run takes does not depend on the weights. What was timed is kept for nobody else."""
+    (cached,) = (store.root / "profiles").iterdir()
+    kept = cached.read_bytes()
+    store.build(lite0=1)
+    loaded = store.beside(current)
+    assert loaded is not None
+    loaded.close()
+    assert "profiling" not in store.steps
+    assert {"loading", "warming"} == set(store.steps)
+    assert loaded.generation.version != current.generation.version
+    assert latencies(loaded) == latencies(current)
+    digests = (loaded.generation.profile.model_sha256, current.generation.profile.model_sha256)
+    assert digests[0].keys() == digests[1].keys() == {"lite0"}
+    assert digests[0] != digests[1]
+    assert cached.read_bytes() == kept
+
+
+def test_what_did_not_change_is_not_loaded_again(store, current) -> None:
+    """A graph that is served already is shared by both versions; one that was built anew is another session."""
+    store.build(b0=0)
+    second = store.beside(current)
+    assert second is not None
+    second.close()
+    shared = {key: session for key, session in second.workers.sessions.items() if key[0] == "lite0"}
+    assert shared == current.workers.sessions
+    store.build(lite0=1)
+    third = store.beside(second)
+    assert third is not None
+    third.close()
+    same = [key for key in third.workers.sessions if third.workers.sessions[key] is second.workers.sessions[key]]
+    assert {name for name, _ in same} == {"b0"}
+    assert third.workers.sessions.keys() == second.workers.sessions.keys()
+
+
+def test_a_version_that_only_has_less_loads_nothing(store, current) -> None:
+    """Every session is there already; the workers are new and warm, and what is gone is on no menu."""
+    store.build(b0=0)
+    second = store.beside(current)
+    assert second is not None
+    second.close()
+    fewer = Settings(store=store.root, batch_size_max=1, workers=2, allow_untrained=True, variants=("lite0",))
+    third = StoreLoader(fewer, MACHINE, MonotonicClock()).load_beside(second, store.step)
+    assert third is not None
+    third.close()
+    assert third.workers.sessions == current.workers.sessions
+    assert {choice.variant.name for choice in third.generation.menu.choices} == {"lite0"}
+
+
+def test_a_network_that_is_not_known_is_timed_beside_one_that_is(store, current) -> None:
+    """It gets figures at every width, at the batch sizes that are planned here; the known one keeps its own."""
+    store.build(b0=0)
+    loaded = store.beside(current)
+    assert loaded is not None
+    loaded.close()
+    assert "profiling" in store.steps
+    found = latencies(loaded)
+    assert set(found) == {(name, threads) for name in ("lite0", "b0") for threads in (1, 2)}
+    assert found["lite0", 1] == latencies(current)["lite0", 1]
+    planned = {size for choice in current.generation.menu.choices for size in choice.batch_sizes}
+    assert all({point.batch_size for point in found["b0", threads]} == planned for threads in (1, 2))
+    assert all(0 < points[0].latency_ns < 10 * found["lite0", 1][0].latency_ns for points in found.values())
+
+
+def test_a_profile_that_was_made_before_is_used(store, current) -> None:
+    """Whoever measures a version before it is rolled out has it loaded without another measurement."""
+    store.build(b0=0)
+    measured, _ = store.loader.measure(store.step, force=False)
+    loaded = store.beside(current)
+    assert loaded is not None
+    loaded.close()
+    assert "profiling" not in store.steps
+    assert loaded.generation.profile == measured
+
+
+def test_a_damaged_version_leaves_nothing_behind(store, current) -> None:
+    """It is refused by the file, before anything of it is loaded, and a failure later ends what was begun."""
+    store.build(lite0=1)
+    (path,) = (path for path in store.root.glob("lite0/*/model.onnx") if path.parent != current.entries["lite0"].folder)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    before = workers()
+    with pytest.raises(StoreError, match=str(path)):
+        store.beside(current)
+    assert store.steps == []
+    path.write_bytes(content)
+
+    def abandon(stage: str, _done: int, _total: int) -> None:
+        if stage == "warming":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.loader.load_beside(current, abandon)
+    assert workers() == before
+
+
+def test_a_version_that_may_not_be_served_is_refused(store, current) -> None:
+    """The operator's word holds for every version: without it, untrained weights do not take over."""
+    strict = StoreLoader(Settings(store=store.root, batch_size_max=1, workers=2), MACHINE, MonotonicClock())
+    with pytest.raises(UnservableError, match="--allow-untrained"):
+        strict.load_beside(current, store.step)
+
+
+def test_what_is_no_longer_served_is_freed(store) -> None:
+    """When the workers of a version have ended and nobody holds it, its sessions and their weights are gone."""
+    loaded = store.loader.load(store.step)
+    sessions = [weakref.ref(session) for session in loaded.workers.sessions.values()]
+    assert loaded.close()
+    del loaded
+    gc.collect()
+    assert [session() for session in sessions] == [None, None]
