@@ -4,24 +4,28 @@ The second is what a run costs others: who arrives while it goes on. For traffic
 are the same, since Poisson arrivals see time averages. But bursts come while runs go on, and the rate within them says
 little about how full the machine is over time. And a client that sends its next request only when it has its answer
 never arrives while its own request runs: it offers work without ever competing for a worker, and must not make the
-server save capacity for it. So what is offered is the lower of the two. Reads no clock.
+server save capacity for it. So what is offered is the lower of the two. The second is remembered through quiet time,
+in which it could not be seen: the burst that begins after a pause is judged by the bursts before it. Reads no clock.
 """
 
 from __future__ import annotations
 
 import math
 
+_QUIET_WINDOWS = 8
+
 
 class DecayedRate:
-    """Events per exposed nanosecond, both forgotten with time constant `window_ns`.
+    """Events per exposed nanosecond, both forgotten with time constant `window_ns`, `quiet_ns` while not exposed.
 
     `prior_ns` of exposure without an event are assumed beforehand, so that the first event is not yet a rate; they
     weigh less with every event, so that what has been seen for long is not biased.
     """
 
-    def __init__(self, window_ns: int, prior_ns: int) -> None:
-        """Nothing seen yet."""
+    def __init__(self, window_ns: int, prior_ns: int, quiet_ns: int | None = None) -> None:
+        """Nothing seen yet. `quiet_ns` is `window_ns` by default."""
         self._window_ns = window_ns
+        self._quiet_ns = window_ns if quiet_ns is None else quiet_ns
         self._prior_ns = prior_ns
         self._count = 0.0
         self._exposure_ns = 0.0
@@ -32,7 +36,7 @@ class DecayedRate:
         if self._at_ns is None:
             self._at_ns = now_ns
         passed_ns = max(0, now_ns - self._at_ns)
-        kept = math.exp(-passed_ns / self._window_ns)
+        kept = math.exp(-passed_ns / (self._window_ns if exposed else self._quiet_ns))
         self._count *= kept
         self._exposure_ns *= kept
         if exposed:
@@ -55,7 +59,7 @@ class ArrivalRate:
     def __init__(self, window_ns: int, prior_ns: int) -> None:
         """`window_ns`: time constant. `prior_ns`: quiet time assumed beforehand."""
         self._overall = DecayedRate(window_ns, prior_ns)
-        self._while_running = DecayedRate(window_ns, prior_ns)
+        self._while_running = DecayedRate(window_ns, prior_ns, quiet_ns=_QUIET_WINDOWS * window_ns)
         self._running = False
 
     def arrival(self, now_ns: int) -> None:

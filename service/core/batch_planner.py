@@ -6,9 +6,10 @@ binding). Each candidate run gets a net value in top-1 points, and the best one 
     sum over the batch of (accuracy - worth of serving that request alone later)
     - price of core time * core time the run takes              load.py: what the cores could earn otherwise
     - accuracy * requests already queued that would be lost      from the queue's own deadlines
-    - accuracy * arrivals expected to be lost to blocking        load.py: short budgets behind a long run
+    - net worth * arrivals expected to be lost to blocking       load.py: short budgets behind a long run
 
-Idle, price and losses are zero and the most accurate choice that fits wins, as in MDInference's MaxAcc. Under
+An arrival's net worth is its accuracy minus the price of the core time it would take, since who is lost leaves that to
+others. Idle, price and losses are zero and the most accurate choice that fits wins, as in MDInference's MaxAcc. Under
 load the price slides the choice to cheaper variants before deadlines are lost; in overload it is set by the
 cheapest variant, and batches that save core time win, as in SuperServe's SlackFit (NSDI'25). A head whose
 slack would shrink everyone's batch is skipped when that loses less than it gains, which is Nexus's early drop
@@ -166,7 +167,7 @@ class BatchPlanner:
         for gain, candidate in ranked:
             if gain < (best_key[0] - 1.0) * _TIE:
                 break
-            value = gain - self._cost_to_others(candidate, situation, losses)
+            value = gain - self._cost_to_others(candidate, situation, price, losses)
             # Among equals, the least core time per image if others wait, else the fastest.
             cost = candidate.latency_ns * candidate.choice.threads
             spent = cost / candidate.size if len(situation.queue) > 1 else float(candidate.latency_ns)
@@ -185,16 +186,23 @@ class BatchPlanner:
         earned = sum(value_of(request, choice.accuracy, ends_ns) for request in candidate.batch)
         return earned - worth.of(candidate.batch, situation.now_ns) - price
 
-    def _cost_to_others(self, candidate: _Candidate, situation: Situation, losses: _QueueLoss) -> float:
-        """Accuracy lost among those queued and among those expected to arrive, if this run starts now."""
+    def _cost_to_others(self, candidate: _Candidate, situation: Situation, price: float, losses: _QueueLoss) -> float:
+        """What is lost among those queued and among those expected to arrive, if this run starts now.
+
+        Of the latter each is worth what the cheapest choice earns with it beyond the price. In a flood that is nothing:
+        some are lost anyway, and it only matters how many are served.
+        """
         threads, taken = candidate.choice.threads, candidate.size + candidate.skipped
         ends_ns = situation.now_ns + candidate.latency_ns
-        lost = losses.after(ends_ns, threads, taken)
+        lost, cheapest = losses.after(ends_ns, threads, taken), self.menu.cheapest
+        net_worth = 1.0 - price * cheapest.core_ns_per_image / cheapest.accuracy
+        if net_worth <= _TIE:
+            return lost
         free_after = [0] * (situation.idle - threads) + [candidate.latency_ns] * threads
         free_after += [at_ns - situation.now_ns for at_ns in situation.free_at_ns]
         free_after.sort()
-        backlog = (len(situation.queue) - taken + situation.expected) * self.menu.cheapest.core_ns_per_image
-        return lost + self.load.future_loss(free_after, backlog, situation.now_ns)
+        backlog = (len(situation.queue) - taken + situation.expected) * cheapest.core_ns_per_image
+        return lost + net_worth * self.load.future_loss(free_after, backlog, situation.now_ns)
 
     def likely_variants(self, slack_ns: int, policy: RoutingPolicy, waiting: int, now_ns: int) -> set[str]:
         """The variants that a request with `slack_ns` left for its run may be served by, behind `waiting` others.

@@ -1,19 +1,19 @@
 """How busy the machine is about to be, learned from arrivals and runs, so that the planner anticipates.
 
-Answers two questions: what core time is worth now (`capacity_price.py` solves that, this file mixes its two prices),
-and what accuracy arrivals are expected to lose if workers are busy until given times. Deterministic: the same
-observations give the same answers. Reads no clock.
+Answers two questions: what core time is worth now (`capacity_price.py` solves that, this file mixes its two prices and
+tells bursts from steady traffic), and what accuracy arrivals are expected to lose if workers are busy until given
+times. Deterministic: the same observations give the same answers. Reads no clock.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from service.core.arrival_rate import ArrivalRate
-from service.core.capacity_price import IDLE, best_operation
+from service.core.capacity_price import IDLE, Operation, best_operation
 from service.core.menu import Menu
 from service.core.queueing_loss import poisson_tail
 
@@ -21,6 +21,9 @@ NS_PER_S = 1_000_000_000
 _FUTURE_STEPS = 8
 _SAMPLE = 16
 _SIDE_COST_WEIGHT = 1 / 32
+
+# Runs of the cheapest choice waiting per worker from which on a burst is taken to go on: few wait by chance.
+_BURST_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,14 @@ class LoadSettings:
 DEFAULT_SETTINGS = LoadSettings()
 
 
+@dataclass(slots=True)
+class _Solution:
+    """A working point, and when it was solved."""
+
+    operation: Operation = IDLE
+    at_ns: int | None = None
+
+
 class LoadEstimator:
     """Learns from arrivals and runs; answers with a price and an expected loss."""
 
@@ -55,7 +66,8 @@ class LoadEstimator:
         self._sorted_budgets: list[int] = []
         self._side_core_ns = 0.0
         self._operation = IDLE
-        self._solved_at_ns: int | None = None
+        self._steady = _Solution()
+        self._burst = _Solution()
         self._credit_ns = 0.0
         self._credited_at_ns = 0
 
@@ -89,30 +101,39 @@ class LoadEstimator:
     def price_per_core_ns(self, now_ns: int, backlog_core_ns: float = 0.0) -> float:
         """Top-1 points that a core-nanosecond is worth right now; 0.0 while capacity is plentiful.
 
-        Which of the working point's two prices applies is decided by credit, the core time that should have been
-        used by now minus what runs took: the lower price while credit exceeds `backlog_core_ns`, what is waiting
-        already. Over time that mixes both in the proportion that meets the utilisation, and gives the better choices
-        to requests that find the queue short.
+        The working point is that of the traffic over time, or, while `backlog_core_ns` says that a burst is going on,
+        that of arrivals while something runs. Which of its two prices applies is decided by credit, the core time that
+        should have been used by now minus what runs took: the lower price while credit exceeds the backlog, what is
+        waiting already. Over time that mixes both in the proportion that meets the utilisation, and gives the better
+        choices to requests that find the queue short.
         """
-        self._solve(now_ns)
-        operation = self._operation
-        return operation.below if self._credit(now_ns) > backlog_core_ns else operation.above
+        self._operation = self._solve(self._steady, now_ns, self._rate.offered_per_ns)
+        credit_ns = self._credit(now_ns)
+        if backlog_core_ns > _BURST_RUNS * self.workers * self.menu.cheapest.core_ns_per_image:
+            self._operation = self._solve(self._burst, now_ns, self._burst_per_ns)
+        return self._operation.below if credit_ns > backlog_core_ns else self._operation.above
 
-    def _solve(self, now_ns: int) -> None:
-        if self._solved_at_ns is None or now_ns - self._solved_at_ns >= self.settings.refresh_ns:
+    def _burst_per_ns(self, now_ns: int) -> float:
+        """The rate to reckon with while a burst goes on."""
+        return max(self._rate.per_ns(now_ns), self._rate.offered_per_ns(now_ns))
+
+    def _solve(self, kept: _Solution, now_ns: int, per_ns: Callable[[int], float]) -> Operation:
+        """The best working point for arrivals at `per_ns`; solved anew where the one kept is too old."""
+        if kept.at_ns is None or now_ns - kept.at_ns >= self.settings.refresh_ns:
             self._sorted_budgets = sorted(self._budgets)
-            self._operation = best_operation(
+            kept.operation = best_operation(
                 self.menu,
                 self._sorted_budgets[:: max(1, len(self._sorted_budgets) // _SAMPLE)],
                 workers=self.workers,
-                arrivals_per_ns=self._rate.offered_per_ns(now_ns),
+                arrivals_per_ns=per_ns(now_ns),
                 side_core_ns=self._side_core_ns,
             )
-            self._solved_at_ns = now_ns
+            kept.at_ns = now_ns
+        return kept.operation
 
     @property
     def width(self) -> int | None:
-        """Threads of the usual run at the working point in force; None while nothing is known."""
+        """Threads of the usual run at the working point last asked for; None while nothing is known."""
         return self._operation.width
 
     def _credit(self, now_ns: int) -> float:

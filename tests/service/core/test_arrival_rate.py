@@ -92,3 +92,16 @@ def test_what_is_offered_counts_neither_bursts_twice_nor_clients_that_wait() -> 
     assert bursts.offered_per_ns(end_ns) * NS_PER_S == pytest.approx(50, rel=0.1)
     assert bursts.per_ns(end_ns) * NS_PER_S == pytest.approx(250, rel=0.1)
     assert waiting.offered_per_ns(end_ns) == 0.0
+
+
+def test_the_rate_within_bursts_is_remembered_through_the_pauses_between_them() -> None:
+    """The first arrival after a second of quiet is judged by the bursts before it, not as if they had never been."""
+    rate = ArrivalRate(NS_PER_S // 2, prior_ns=NS_PER_S // 20)
+    for step in range(20):
+        at_ns = step * NS_PER_S
+        rate.running(at_ns, anything=True)
+        for arrival in range(10):
+            rate.arrival(at_ns + arrival * 10_000_000)
+        rate.running(at_ns + 100_000_000, anything=False)
+    assert rate.per_ns(20 * NS_PER_S) * NS_PER_S > 50
+    assert rate.offered_per_ns(20 * NS_PER_S) * NS_PER_S < 20

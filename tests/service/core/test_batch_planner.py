@@ -85,6 +85,22 @@ def test_in_a_flood_no_worker_waits() -> None:
     assert found.request_ids == (2,)
 
 
+def test_in_a_flood_two_free_workers_take_two_runs() -> None:
+    """Where more arrive than can be served only their number counts: no wide run, though it frees the cores sooner."""
+    menu = Menu([choice("b0", 77.1, {1: 14.4}), choice("b0", 77.1, {1: 9.4}, threads=2)])
+    load = LoadEstimator(menu, workers=2)
+    load.running(NOW_NS - 3_000 * MS, anything=True)
+    for step in range(1200):
+        load.observe(round(10 * 50 ** (step % 17 / 16) * MS), NOW_NS - 3_000 * MS + int(step * 2.5 * MS))
+    planner = BatchPlanner(menu, load, PlannerSettings(1, overhead_ns=0))
+    queue = DeadlineQueue(size_max=100)
+    for request_id, budget_ms in enumerate([27, 34, 49, 54, 54, 56, *range(60, 310, 10)], start=1):
+        queue.push(QueuedRequest(request_id, NOW_NS, NOW_NS + budget_ms * MS))
+    found = planner.plan(Situation(queue, NOW_NS, 2, ()))
+    assert found is not None
+    assert found.threads == 1
+
+
 def test_nobody_is_given_up_while_all_can_be_served_in_turn() -> None:
     """A short head that would shrink a batch is served, alone, if the rest makes its deadlines after it."""
     found = plan(gpu_menu(), [4.2, 200, 200, 200], rate_per_s=300)

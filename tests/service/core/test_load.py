@@ -115,3 +115,16 @@ def test_a_backlog_costs_more_than_none() -> None:
     losses = [estimator.future_loss([0], backlog_ms * MS, now_ns) for backlog_ms in (0, 20, 60, 200)]
     assert losses == sorted(losses)
     assert losses[0] < losses[-1]
+
+
+def test_a_long_queue_prices_core_time_by_the_burst_that_made_it() -> None:
+    """Bursts with pauses between them leave core time cheap, until so many wait that one must be going on."""
+    estimator = LoadEstimator(cpu_menu(), 1)
+    for second in range(10):
+        at_ns = second * NS_PER_S
+        estimator.running(at_ns, anything=True)
+        for arrival in range(20):
+            estimator.observe(500 * MS, at_ns + arrival * 5 * MS)
+        estimator.running(at_ns + 100 * MS, anything=False)
+    calm, burst = (estimator.price_per_core_ns(10 * NS_PER_S, backlog_ms * MS) for backlog_ms in (20, 200))
+    assert calm < burst == pytest.approx(75 / (10 * MS))
