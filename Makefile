@@ -99,4 +99,4 @@ lock: ## Pin the newest versions that fit pyproject.toml into constraints.txt
 	@rm -rf .venv-lock
 
 clean: ## Remove what was installed and built
-	rm -rf $(VENV) .venv-deploy .venv-interop .venv-parity build *.egg-info $(STORE)
+	rm -rf $(VENV) .venv-deploy .venv-interop .venv-parity .venv-peers build *.egg-info $(STORE)

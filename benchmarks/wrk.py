@@ -9,18 +9,19 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from benchmarks.http_connection import loopback_address
 
 _SCRIPT = """
-local paths, messages, at = {%s}, {}, 0
+local paths, headers, messages, at = {%s}, {%s}, {}, 0
 function init()
   for index, path in ipairs(paths) do
     local file = assert(io.open(path, "rb"))
-    messages[index] = wrk.format("POST", wrk.path, {["Content-Type"] = "image/jpeg"}, file:read("*a"))
+    messages[index] = wrk.format("POST", wrk.path, headers, file:read("*a"))
     file:close()
   end
 end
@@ -29,6 +30,8 @@ function request()
   return messages[at]
 end
 """
+
+JPEG: Mapping[str, str] = MappingProxyType({"Content-Type": "image/jpeg"})
 
 _MS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 60e3}
 
@@ -46,8 +49,10 @@ class Load:
     p99_ms: float
 
 
-def post(url: str, photographs: Sequence[Path], *, concurrency: int, duration_s: int) -> Load:
-    """Load `url` from `concurrency` connections.
+def post(
+    url: str, bodies: Sequence[Path], *, concurrency: int, duration_s: int, headers: Mapping[str, str] = JPEG
+) -> Load:
+    """Load `url` from `concurrency` connections with the contents of `bodies`, in turn.
 
     Raises:
         WrkError: it is not installed, or any request was not answered with success.
@@ -57,7 +62,8 @@ def post(url: str, photographs: Sequence[Path], *, concurrency: int, duration_s:
     if (wrk := shutil.which("wrk")) is None:
         raise WrkError("this benchmark loads the server with wrk; install it, for instance with `apt install wrk`")
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(_SCRIPT % ", ".join(f"{str(path)!r}" for path in photographs))
+        fields = ", ".join(f"[{name!r}] = {value!r}" for name, value in headers.items())
+        script.write(_SCRIPT % (", ".join(f"{str(path)!r}" for path in bodies), fields))
         script.flush()
         command = [wrk, "-t1", f"-c{concurrency}", f"-d{duration_s}s", "--latency", "--timeout=30s", "-s", script.name]
         done = subprocess.run([*command, url], capture_output=True, text=True, check=False)
@@ -82,7 +88,7 @@ def parse(printed: str) -> Load:
 
 
 def _percentile(printed: str, percent: int) -> float:
-    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)$", printed, re.MULTILINE)
+    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)\s*$", printed, re.MULTILINE)
     if found is None:
         raise WrkError(f"no {percent} % percentile in {printed!r}; is --latency missing?")
     return float(found[1]) * _MS[found[2]]

@@ -9,7 +9,7 @@ from benchmarks import __main__ as command
 
 def test_an_unknown_benchmark_is_refused_with_those_there_are():
     """A typing mistake ends the command before anything is measured."""
-    known = "planner, precision, bound, tracing, wires, simulation, autoscaling, replay"
+    known = ", ".join(command.BENCHMARKS)
     with pytest.raises(SystemExit, match=f"no benchmark 'replya'; there are {known}"):
         command.main(["replya"])
 

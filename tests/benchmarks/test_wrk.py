@@ -24,9 +24,9 @@ Transfer/sec:    159.80KB
 """
 
 
-@pytest.mark.parametrize(("printed", "p50_ms"), [("47.25ms", 47.25), ("812.00us", 0.812), ("1.50s", 1500.0)])
+@pytest.mark.parametrize(("printed", "p50_ms"), [("47.25ms", 47.25), ("812.00us", 0.812), ("1.50s ", 1500.0)])
 def test_rate_and_percentiles_are_read_in_milliseconds(printed: str, p50_ms: float) -> None:
-    """Whatever unit wrk chose, latencies come out in milliseconds."""
+    """Whatever unit wrk chose, latencies come out in milliseconds; it writes a space behind seconds."""
     found = wrk.parse(CLEAN.format(p50=printed))
     assert found == wrk.Load(168.12, pytest.approx(p50_ms), pytest.approx(1060.0))
 

@@ -1,0 +1,1 @@
+"""phiserve beside other people's servers: the same photographs, network, machine and load for all of them."""
