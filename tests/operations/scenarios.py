@@ -90,7 +90,7 @@ def point_to(link: Path, target: Path) -> None:
 async def hot_reload(stage: Stage) -> None:
     """Stores change behind the link, and servers are told to read them: none is drained, and none starts anew."""
     old, new = stage.releases
-    for release in (new, old, new):
+    for release in (new, old):
         point_to(stage.current, release)
         for place in range(len(stage.fleet.addresses)):
             served = await stage.fleet.reload(place)
