@@ -13,21 +13,25 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from service.core.batch_planner import BatchPlanner, PlannerSettings
 from service.core.deadline_queue import DeadlineQueue
-from service.core.load import LoadEstimator
+from service.core.load import LoadEstimator, LoadSettings
 from service.core.menu import Menu
 from service.core.scheduler import Dispatch, Outcome, Scheduler, SchedulerSettings, Settle
 from tests.simulation.autoscaler import NS_PER_S, Autoscaler
 from tests.simulation.simulator import Arrival, Simulator
 
-DEGRADED, QUEUED, BUSY = "degraded answers", "queue depth", "cores in use"
-"""What a replica measures of itself: the share of its answers for which an idle one would have used a better variant,
-requests that wait, and the share of its cores' time that runs take."""
+GIVEN_UP, DEGRADED, QUEUED, BUSY = "accuracy given up", "degraded answers", "queue depth", "cores in use"
+SIGNALS = (GIVEN_UP, DEGRADED, QUEUED, BUSY)
+"""What a replica measures of itself: the accuracy that its answers lack of an idle one's, on average and as a ratio;
+the share of them that lack any; requests that wait; the share of its cores' time that runs take."""
 
 QUEUE_SIZE_MAX = 1000
+# The price of core time is solved anew a fifth as often as on a server, which five sixths of a simulation's time went
+# into; half of the time constant of the arrival rate that it follows.
+LOAD = LoadSettings(refresh_ns=250_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class _Count:
     at_ns: int = 0
     answered: int = 0
     degraded: int = 0
+    given_up: float = 0.0
     busy_ns: int = 0
     queued_ns: int = 0
 
@@ -93,7 +98,8 @@ class Replica(Simulator):
     """One server among several: the simulator of one, on the fleet's clock, measuring itself."""
 
     def __init__(self, events: _Events, menu: Menu, workers: int, ready_ns: int) -> None:
-        planner = BatchPlanner(menu, LoadEstimator(menu, workers), PlannerSettings(batch_size_max=32, overhead_ns=0))
+        load = LoadEstimator(menu, workers, LOAD)
+        planner = BatchPlanner(menu, load, PlannerSettings(batch_size_max=32, overhead_ns=0))
         settings = SchedulerSettings(workers, late_wait_ns_max=NS_PER_S)
         super().__init__(Scheduler(planner, DeadlineQueue(QUEUE_SIZE_MAX), settings), menu, workers=workers)
         self.ready_ns = ready_ns
@@ -122,15 +128,16 @@ class Replica(Simulator):
         """What it measures of itself, averaged over the windows that end now."""
         self._tick()
         now = self._count
-        self._counts.append(_Count(now.at_ns, now.answered, now.degraded, now.busy_ns, now.queued_ns))
+        self._counts.append(replace(now))
         while now.at_ns - self._counts[0].at_ns > timing.window_s * NS_PER_S:
             self._counts.popleft()
         first = self._counts[0] if len(self._counts) > 1 else _Count(self.ready_ns)
         horizon_ns = now.at_ns - timing.queue_window_s * NS_PER_S
         recent = next((count for count in self._counts if count.at_ns >= horizon_ns and count.at_ns < now.at_ns), first)
-        answered = now.answered - first.answered
+        answered = max(1, now.answered - first.answered)
         return {
-            DEGRADED: (now.degraded - first.degraded) / answered if answered else 0.0,
+            GIVEN_UP: (now.given_up - first.given_up) / answered,
+            DEGRADED: (now.degraded - first.degraded) / answered,
             BUSY: (now.busy_ns - first.busy_ns) / max(1, (now.at_ns - first.at_ns) * self._workers),
             QUEUED: (now.queued_ns - recent.queued_ns) / max(1, now.at_ns - recent.at_ns),
         }
@@ -160,7 +167,9 @@ class Replica(Simulator):
         self.report.log.clear()
         if settle.outcome is Outcome.ANSWERED and used is not None:
             self._count.answered += 1
-            self._count.degraded += ideal is not None and self._accuracy[used] < self._accuracy[ideal]
+            lacks = 0.0 if ideal is None else max(0.0, self._accuracy[ideal] - self._accuracy[used])
+            self._count.degraded += lacks > 0.0
+            self._count.given_up += lacks / 100
 
 
 class Fleet:
@@ -220,7 +229,7 @@ class Fleet:
             self._replica_ns += now_ns - replica.asked_ns
         staying = [replica for replica in self._replicas if not replica.leaving]
         looks = [replica.look(self._timing) for replica in staying if replica.ready_ns < now_ns]
-        ready: Mapping[str, list[float]] = {name: [look[name] for look in looks] for name in (DEGRADED, QUEUED, BUSY)}
+        ready: Mapping[str, list[float]] = {name: [look[name] for look in looks] for name in SIGNALS}
         wanted = self._scaler.wish(len(staying), ready, now_ns)
         ready_ns = now_ns + int(self._timing.start_s * NS_PER_S)
         for _ in range(wanted - len(staying)):

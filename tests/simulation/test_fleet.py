@@ -6,7 +6,7 @@ import pytest
 
 from tests.simulation.arrivals import arrivals, diurnal, shaped_arrivals
 from tests.simulation.autoscaler import Autoscaler, Behaviour
-from tests.simulation.fleet import BUSY, DEGRADED, QUEUED, Fleet, FleetReport, Timing
+from tests.simulation.fleet import BUSY, GIVEN_UP, QUEUED, Fleet, FleetReport, Timing
 from tests.simulation.machines import MACHINES
 from tests.simulation.study import capacity_per_s
 
@@ -36,12 +36,12 @@ def test_two_replicas_carry_twice_the_traffic() -> None:
 
 
 def test_a_fleet_grows_with_its_traffic_and_shrinks_again() -> None:
-    """By answers given up, it is larger at noon than on average, earns more than its least, costs less than its most.
+    """By accuracy given up, it is larger at noon than on average, earns more than its least, costs less than its most.
 
     Every request is accounted for, which the report itself asserts.
     """
     least, most = day({BUSY: 9.0}, (1, 1)), day({BUSY: 9.0}, (4, 4))
-    scaled = day({DEGRADED: 0.25, QUEUED: 8}, (1, 4))
+    scaled = day({GIVEN_UP: 0.049, QUEUED: 2}, (1, 4))
     assert scaled.replicas_most > scaled.replicas_mean
     assert least.effective_accuracy < scaled.effective_accuracy
     assert scaled.replicas_mean < most.replicas_mean
