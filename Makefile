@@ -67,7 +67,7 @@ interop: $(dev_ready) store ## Run clients of Triton, KServe, MLServer and other
 deploy-check: $(dev_ready) store ## Check image, compose file, manifests, rules and dashboard with their own tools
 	@$(PYTHON) -m venv .venv-deploy
 	@.venv-deploy/bin/pip install --quiet --disable-pip-version-check --requirement deploy/requirements.txt
-	@PATH="$(CURDIR)/.venv-deploy/bin:$$PATH" PHISERVE_PYTHON=$(bin)/python deploy/check.sh
+	@PATH="$(CURDIR)/.venv-deploy/bin:$$PATH" DEPLOY_PYTHON=$(bin)/python deploy/check.sh
 
 ops-test: $(dev_ready) ## Restart, kill and stop servers behind a real Envoy under load (SCENARIOS="rolling one …")
 	@$(PYTHON) -m venv .venv-deploy

@@ -40,7 +40,7 @@ if has kubectl "the manifests" && has kubernetes-validate "the manifests"; then
     kubectl kustomize "$folder/kubernetes/overlays/cpu" | grep --quiet '^kind: ScaledObject$'
     echo "component keda: builds"
     kubectl kustomize deploy/kubernetes/kserve >"$folder/kserve.yaml"
-    "${PHISERVE_PYTHON:-python3}" deploy/kubernetes/kserve/as_pod.py "$folder/kserve.yaml" >"$folder/kserve-pod.yaml"
+    "${DEPLOY_PYTHON:-python3}" deploy/kubernetes/kserve/as_pod.py "$folder/kserve.yaml" >"$folder/kserve-pod.yaml"
     for version in $KUBERNETES_VERSIONS; do
         kubernetes-validate --strict -k "$version" --quiet "$folder/kserve-pod.yaml"
     done
@@ -57,5 +57,5 @@ if has promtool "the rules"; then
 fi
 
 if has prometheus "the queries on a real server"; then
-    "${PHISERVE_PYTHON:-python3}" deploy/check_queries.py
+    "${DEPLOY_PYTHON:-python3}" deploy/check_queries.py
 fi
