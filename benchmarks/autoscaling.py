@@ -68,7 +68,7 @@ def variations(machine: str) -> dict[str, Rule]:
     name = f"given up {CHOSEN[machine]:g}, queue {CHOSEN_QUEUE:g}"
     return {
         **{f"{name}; starts in {start:g} s": Rule(targets, start_s=start) for start in (15.0, 180.0)},
-        **{f"{name}; shrinks after {wait:g} s": Rule(targets, down_window_s=wait) for wait in (60.0, 300.0)},
+        **{f"{name}; shrinks after {wait:g} s": Rule(targets, down_window_s=wait) for wait in (60.0, 600.0)},
         **{f"CPU 70%; starts in {start:g} s": Rule({BUSY: 0.7}, start_s=start) for start in (15.0, 180.0)},
     }
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 from model_store.catalogue import StoreError
@@ -45,8 +45,8 @@ class Loader(Protocol):
 class ReloadInstrument(Protocol):
     """Observes reloads, on the event loop's thread; `telemetry/metrics.py` implements it."""
 
-    def store_loaded(self, version: str, variants: Iterable[str]) -> None:
-        """This version of the store, with these variants, serves from now on."""
+    def store_loaded(self, version: str, top1: Mapping[str, float | None]) -> None:
+        """This version of the store, with these variants and their accuracies in percent, serves from now on."""
         ...
 
     def reload_ended(self, outcome: str) -> None:
@@ -75,7 +75,7 @@ class Reloader:
         self._threads: list[threading.Thread] = []
         self._turn = asyncio.Lock()
         self._next: asyncio.Task[Reloaded] | None = None
-        instrument.store_loaded(loaded.generation.version, loaded.entries)
+        instrument.store_loaded(loaded.generation.version, _top1(loaded))
 
     async def reload(self) -> Reloaded:
         """Serve what the store holds now. Cancelling a caller does not end the reload, which others may wait for.
@@ -130,7 +130,7 @@ class Reloader:
             retired = self._engine.adopt(loaded.generation)
             self._loaded = loaded
             self._open.append(loaded)
-            self._instrument.store_loaded(loaded.generation.version, loaded.entries)
+            self._instrument.store_loaded(loaded.generation.version, _top1(loaded))
             await retired
             await self._in_thread(before.close)
             self._open.remove(before)
@@ -184,6 +184,12 @@ class Reloader:
         self._threads = [*filter(threading.Thread.is_alive, self._threads), thread]
         thread.start()
         return await ended
+
+
+def _top1(loaded: LoadedStore) -> dict[str, float | None]:
+    """The accuracy of each variant that requests can be routed to, in percent, where it is known."""
+    known = {choice.variant.name: choice.variant.top1 for choice in loaded.generation.menu.choices}
+    return {name: known.get(name) for name in loaded.entries}
 
 
 class _Pace:

@@ -103,9 +103,15 @@ ACCURACY = (
     ),
     Panel(
         "Given up to load",
-        "Answers for which an idle server would have used a better variant. The signal to scale by.",
+        "Top-1 that answers lack of what an idle server would have used: the signal to scale by. Degraded: the share "
+        "of answers that lack any, which is near 1 long before a server is full.",
         "percentunit",
         (
+            Query(
+                f"sum(rate(phiserve_given_up_accuracy_ratio_sum{{{_JOB}}}{_RATE}))"
+                f" / sum(rate(phiserve_given_up_accuracy_ratio_count{{{_JOB}}}{_RATE}))",
+                "accuracy",
+            ),
             Query(
                 f"sum(rate(phiserve_degraded_answers_total{{{_JOB}}}{_RATE}))"
                 f' / sum(rate(phiserve_requests_total{{{_JOB}, outcome="answered"}}{_RATE}))',

@@ -8,7 +8,7 @@ sends becomes a label. It decides nothing, keeps no request, and its methods nei
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -107,16 +107,19 @@ class PrometheusInstrument(Instrument):
         """See `render`."""
         return render(self._registry, accept)
 
-    def variants_served(self, names: Iterable[str]) -> None:
-        """Give every series by variant its first value, 0: one that begins with an event hides it from `rate`."""
-        for name in names:
-            self._requests.expect(name)
+    def variants_served(self, top1: Mapping[str, float | None]) -> None:
+        """What there is, with its accuracy in percent where that is known.
+
+        Every series by variant gets its first value, 0: one that begins with an event hides it from `rate`.
+        """
+        for name, accuracy in top1.items():
+            self._requests.expect(name, accuracy)
             self._runs.expect(name)
 
-    def store_loaded(self, version: str, variants: Iterable[str]) -> None:
-        """This version of the store, with these variants, serves from now on."""
+    def store_loaded(self, version: str, top1: Mapping[str, float | None]) -> None:
+        """This version of the store serves from now on; its variants as `variants_served` takes them."""
         self._store.loaded(version)
-        self.variants_served(variants)
+        self.variants_served(top1)
 
     def reload_ended(self, outcome: str) -> None:
         """One of `RELOAD_OUTCOMES`."""
@@ -157,6 +160,7 @@ class _Requests:
 
     def __init__(self, registry: CollectorRegistry, exemplar: Exemplar) -> None:
         self._exemplar = exemplar
+        self._top1: dict[str, float | None] = {}
         self.requests = Counter(
             "phiserve_requests",
             "Requests that ended, by how; variant of the answers",
@@ -198,6 +202,12 @@ class _Requests:
             "Answers for which an idle server would have used a better variant",
             registry=registry,
         )
+        self.given_up = Summary(
+            "phiserve_given_up_accuracy_ratio",
+            "Top-1 accuracy that answers lack of what an idle server would have used for them; "
+            "sum over count is what load costs an answer, to scale by",
+            registry=registry,
+        )
         self.slack = Histogram(
             "phiserve_dispatch_slack_ratio",
             "Share of its budget that an answered request still had when its run began: what the queue left",
@@ -220,8 +230,9 @@ class _Requests:
         for stage in STAGES:
             self.stages.labels(stage)
 
-    def expect(self, variant: str) -> None:
+    def expect(self, variant: str, top1: float | None) -> None:
         self.requests.labels("answered", variant)
+        self._top1[variant] = top1
 
     def settled(self, classification: Classification) -> None:
         timings, variant = classification.timings, classification.variant
@@ -236,8 +247,12 @@ class _Requests:
         self.slack.observe(max(0, left_ns) / classification.budget_ns)
         if classification.budget_met and variant.top1 is not None:
             self.accuracy.observe(variant.top1 / 100)
+        best = variant.top1
         if classification.degraded_from is not None:
             self.degraded.inc()
+            best = self._top1.get(classification.degraded_from)
+        if best is not None and variant.top1 is not None:
+            self.given_up.observe(max(0.0, best - variant.top1) / 100)
 
     def failed(self, error: Exception, *, admitted: bool, waited_ns: int) -> None:
         self.ended("failed" if admitted else "refused", NO_VARIANT, waited_ns, admitted=admitted)

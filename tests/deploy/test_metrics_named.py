@@ -31,7 +31,7 @@ SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), 
 @pytest.fixture(scope="module")
 def registry() -> CollectorRegistry:
     registry = create_registry("1.2.3")
-    PrometheusInstrument(registry).variants_served(["lite0"])
+    PrometheusInstrument(registry).variants_served({"lite0": 75.1})
     return registry
 
 
@@ -76,7 +76,7 @@ def test_queries_name_series_that_are_exported(expr, series) -> None:
 def test_queries_use_the_server_s_metrics() -> None:
     """The pattern above finds metrics at all: it sees the ones that the objectives are made of."""
     named = {name for expr in EXPRESSIONS for name in METRIC.findall(expr)}
-    assert {"phiserve_budget_total", "phiserve_errors_total", "phiserve_degraded_answers_total"} <= named
+    assert {"phiserve_budget_total", "phiserve_errors_total", "phiserve_given_up_accuracy_ratio_sum"} <= named
 
 
 @pytest.mark.parametrize("expr", EXPRESSIONS)
@@ -117,12 +117,17 @@ def test_alerts_use_recorded_series_that_exist() -> None:
 
 
 def test_alerts_can_be_acted_on() -> None:
-    """Every alert has a severity, and says what is wrong and where to look."""
+    """Every alert has a severity, says what is wrong and where to look, and has its heading in the runbook."""
+    runbook = (DEPLOY.parent / "docs/operations.md").read_text()
     alerts = [rule for rule in rules() if "alert" in rule]
     assert alerts
     for alert in alerts:
         assert alert["labels"]["severity"] in {"page", "ticket"}
-        assert set(alert["annotations"]) == {"summary", "description"}
+        assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
+        assert alert["annotations"]["runbook_url"] == f"docs/operations.md#{alert['alert'].lower()}"
+        assert f"\n### {alert['alert']}\n" in runbook
+    headings = set(re.findall(r"^### (Phiserve\w+)$", runbook, re.MULTILINE))
+    assert headings == {alert["alert"] for alert in alerts}
 
 
 def test_dashboard_file_is_what_its_source_makes(dashboard_source: ModuleType) -> None:

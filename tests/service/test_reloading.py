@@ -58,8 +58,8 @@ class Heard:
     ended: list[str] = field(default_factory=list)
     taken_over: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def store_loaded(self, version: str, variants) -> None:
-        self.loaded.append((version, tuple(variants)))
+    def store_loaded(self, version: str, top1) -> None:
+        self.loaded.append((version, tuple(top1)))
         if len(self.loaded) > 1:
             self.taken_over.set()
 

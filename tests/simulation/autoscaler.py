@@ -30,7 +30,7 @@ class Behaviour:
     up_period_s: float = 60
     down_replicas: int = 1
     down_period_s: float = 120
-    down_window_s: float = 600
+    down_window_s: float = 300
     hurry: float = 1.0
 
 

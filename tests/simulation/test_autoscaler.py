@@ -32,9 +32,9 @@ def test_growth_is_bounded_by_its_period() -> None:
 
 
 def test_it_shrinks_slowly_and_late() -> None:
-    """One at a time each two minutes, and only once ten minutes have asked for no more."""
+    """One at a time each two minutes, and only once five minutes have asked for no more."""
     quiet = [0.1] * 6
-    found = wishes((0, 6, [1.0] * 6), (300, 6, quiet), (601, 6, quiet), (650, 5, quiet[:5]), (722, 5, quiet[:5]))
+    found = wishes((0, 6, [1.0] * 6), (150, 6, quiet), (301, 6, quiet), (350, 5, quiet[:5]), (422, 5, quiet[:5]))
     assert found == [6, 6, 5, 5, 4]
 
 

@@ -90,6 +90,25 @@ def test_degraded_answers_are_counted(instrument) -> None:
     assert value(instrument, "phiserve_degraded_answers_total") == 1
 
 
+def test_accuracy_given_up_is_what_load_cost_each_answer(instrument) -> None:
+    """The difference to what an idle server would have used, as a ratio; 0 for an answer that lacks nothing."""
+    instrument.variants_served({"small": 75.5, "large": 80.0})
+    for degraded_from in (None, "large", None):
+        instrument.request_admitted()
+        instrument.request_settled(classification(top1=75.5, degraded_from=degraded_from))
+    assert value(instrument, "phiserve_given_up_accuracy_ratio_count") == 3
+    assert value(instrument, "phiserve_given_up_accuracy_ratio_sum") == pytest.approx(0.045)
+
+
+@pytest.mark.parametrize(("top1", "better"), [(None, 80.0), (75.5, None)])
+def test_accuracy_that_nobody_knows_is_not_given_up(instrument, top1, better) -> None:
+    """An answer of, or compared with, a variant without a known accuracy is left out."""
+    instrument.variants_served({"small": top1, "large": better})
+    instrument.request_admitted()
+    instrument.request_settled(classification(top1=top1, degraded_from="large"))
+    assert value(instrument, "phiserve_given_up_accuracy_ratio_count") == 0
+
+
 @pytest.mark.parametrize(
     ("error", "outcome", "reason", "result"),
     [
@@ -159,7 +178,7 @@ def test_series_exist_before_their_first_event(instrument) -> None:
 
 def test_variants_exist_before_their_first_run(instrument) -> None:
     """Once it is told what is served, every series by variant is there at zero, failed runs included."""
-    instrument.variants_served(["small", "large"])
+    instrument.variants_served({"small": 70.0, "large": None})
     for name in ("small", "large"):
         assert value(instrument, "phiserve_requests_total", outcome="answered", variant=name) == 0
         assert value(instrument, "phiserve_batch_size_count", variant=name) == 0
@@ -316,8 +335,8 @@ def test_the_version_that_serves_is_named_and_reloads_are_counted(instrument) ->
     """One version at a time, how many there were, since when, and what became of each reload, from 0 on."""
     for outcome in RELOAD_OUTCOMES:
         assert value(instrument, "phiserve_store_reloads_total", outcome=outcome) == 0
-    instrument.store_loaded("aaa", ["lite0"])
-    instrument.store_loaded("bbb", ["lite0", "lite2"])
+    instrument.store_loaded("aaa", {"lite0": 75.1})
+    instrument.store_loaded("bbb", {"lite0": 75.1, "lite2": 77.6})
     instrument.reload_ended("loaded")
     assert value(instrument, "phiserve_store_info", version="bbb") == 1
     assert value(instrument, "phiserve_store_info", version="aaa") is None
