@@ -13,6 +13,7 @@
     │   ├── DeadlineExceeded        no variant can make, or made, the budget; see `smallest_feasible_budget_ms`
     │   │   └── StaleFrame              a frame of a stream that newer ones have overtaken
     │   ├── NotReady                starting or draining
+    │   ├── StoreRefused            what the store holds now cannot be served; only `POST /admin/reload` answers so
     │   ├── InferenceFailed         the runtime failed on this image
     │   ├── InternalError           the server has a bug, which its log describes
     │   └── UnexpectedAnswer        something answered that is not phiserve, or is no answer phiserve gives
@@ -155,6 +156,12 @@ class NotReady(ServerError):
     slug, title, status = "not-ready", "Not ready", 503
 
 
+class StoreRefused(ServerError):
+    """What the store holds now cannot be served; what was served still is. No call of these clients gets it."""
+
+    slug, title, status = "store-refused", "Store refused", 409
+
+
 class InferenceFailed(ServerError):
     """The runtime raised while serving this image; the server's log has the cause."""
 
@@ -223,6 +230,7 @@ ERROR_BY_SLUG: dict[str, type[ServerError]] = {
         DeadlineExceeded,
         StaleFrame,
         NotReady,
+        StoreRefused,
         InferenceFailed,
         InternalError,
     )
