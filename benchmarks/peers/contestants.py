@@ -94,8 +94,8 @@ CONTESTANTS = (
          "--port", "{port}", "--no-access-log", "--log-level", "warning"),
         "/classify",
         (
-            Setting("1 process, 2 pool threads, 1 thread a run", _of(1, 2)),
             Setting("2 processes, 1 pool thread, 1 thread a run", _of(1, 1), ("--workers", "2")),
+            Setting("1 process, 2 pool threads, 1 thread a run", _of(1, 2)),
             Setting("1 process, 2 pool threads, 2 threads a run", _of(2, 2)),
         ),
         "A session's `run` and Pillow's decoder let other threads work, so a pool of as many threads as cores is the "
