@@ -14,6 +14,9 @@ from model_store import strict_json
 
 SCHEMA_VERSION = 1
 
+SAFE_SUMS = "safe_sums"
+"""Metadata of an int8 graph that no processor overflows in; one without it is right with VNNI only."""
+
 Precision = Literal["fp32", "fp16", "int8", "bf16"]
 AccuracySource = Literal["published", "evaluated", "unknown"]
 WeightsSource = Literal["wheel", "hub", "file", "untrained"]

@@ -6,6 +6,7 @@ are integers, nor the batch norms from which the bias is corrected, nor which fo
 - Pixels go into the first convolution as they are: their zero point is the mean, so no float touches a picture.
 - Weights: int8, symmetric, one scale per output channel. Activations: uint8 with one scale; ReLU6 is the end of its
   range and needs no node. Biases: int32, corrected for what rounding the weights shifts (see `expected_inputs.py`).
+  `int8_weights.py` rounds, so that no processor's sums overflow.
 - Squeeze-excite stays float between its pooled input and its gate: a thousandth of the work, most of the risk.
 
 Measures nothing: ranges come in. Equal inputs give equal bytes.
@@ -22,19 +23,15 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from model_store.int8_weights import PAIRED_PIXELS, paired_kernel, quantised_weights, widest_pairs
+from model_store.manifest import SAFE_SUMS
 from model_store.onnx_graph import INPUT_NAME, Normalisation
 
 Array = npt.NDArray[np.generic]
 
 _LEVELS = 255
-_WEIGHT_MAX = 127
-_BIAS_MAX = 2**30
-"""Half of what int32 holds, so that corrections and sums have room."""
-_SCALE_MIN = 1e-10
-"""Of weights that are all zero: a channel that training switched off."""
 _UNIT = (0.0, 1.0)
 """What a sigmoid gives, whatever goes in."""
-_PAIRED_PIXELS = 4
 _USUAL_PIXEL = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 """The mean red, green and blue of ImageNet's pictures: what the stem expects, whatever mean its network takes off."""
 
@@ -97,48 +94,9 @@ def quantize(
         graph, opset_imports=model.opset_import, ir_version=model.ir_version, producer_name=model.producer_name
     )
     properties = {entry.key: entry.value for entry in model.metadata_props}
-    helper.set_model_props(quantised, {**properties, "precision": "int8"})
+    helper.set_model_props(quantised, {**properties, "precision": "int8", SAFE_SUMS: "16 bit"})
     onnx.checker.check_model(quantised, full_check=True)
     return quantised
-
-
-def quantised_weights(
-    kernel: npt.NDArray[np.float32],
-    bias: npt.NDArray[np.float32],
-    input_scale: float,
-    expected_input: npt.NDArray[np.float64],
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-    """Integers and scale of `kernel` [out, in or 1, ...] per output channel, and the bias in units of input x scale.
-
-    A scale is wide enough for its weights and for its bias, which would overflow beside weights close to zero. The
-    bias takes back the mean shift that rounding the weights causes for inputs of mean `expected_input` [in].
-    """
-    exact, across = kernel.astype(np.float64), (-1,) + (1,) * (kernel.ndim - 1)
-    highest = np.abs(exact.reshape(len(exact), -1)).max(axis=1)
-    scale = np.maximum(highest / _WEIGHT_MAX, np.abs(bias.astype(np.float64)) / (input_scale * _BIAS_MAX))
-    scale = np.maximum(scale, _SCALE_MIN).astype(np.float32)
-    wide = scale.astype(np.float64)
-    integers = np.clip(np.rint(exact / wide.reshape(across)), -_WEIGHT_MAX, _WEIGHT_MAX)
-    rounding = integers * wide.reshape(across) - exact
-    per_input = rounding.reshape(*rounding.shape[:2], -1).sum(axis=2)
-    depthwise = kernel.shape[1] == 1 and len(expected_input) == len(kernel)
-    shift = per_input[:, 0] * expected_input if depthwise else per_input @ expected_input
-    corrected = np.rint((bias - shift) / (wide * input_scale))
-    return integers.astype(np.int8), scale, corrected.astype(np.int32)
-
-
-def paired_kernel(kernel: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
-    """Stem weights [out, 3, 3, 3], stride 2, as [2 * out, 12, 3, 2] over groups of four pixels, stride (2, 1).
-
-    Outputs 0 to out-1 are the even columns of what the stem gives, the others the odd ones.
-    """
-    out = len(kernel)
-    paired = np.zeros((2, out, 2, _PAIRED_PIXELS, 3, 3), np.int8)  # column, out, group, pixel, channel, row
-    for column in range(2):
-        for tap in range(3):
-            group, pixel = divmod(2 * column + tap, _PAIRED_PIXELS)
-            paired[column, :, group, pixel] = kernel[:, :, :, tap]
-    return paired.transpose(0, 1, 3, 4, 5, 2).reshape(2 * out, 3 * _PAIRED_PIXELS, 3, 2)
 
 
 def scale_and_zero(low: float, high: float) -> tuple[np.float32, np.uint8]:
@@ -208,9 +166,11 @@ class _Walk:
         bias = bias + (kernel.sum(axis=(2, 3), dtype=np.float64) @ (float(zero) - self._mean))
         grid = (self._constant("image.scale", np.float32(1)), self._constant("image.zero", zero))
         usual = np.array(_USUAL_PIXEL) - self._mean
-        integers, scale, offsets = quantised_weights(kernel, bias.astype(np.float32), 1.0, usual)
+        # Both forms of the stem are the same integers, so both orders of summing have to be safe.
+        pairs = np.maximum(widest_pairs(kernel), widest_pairs(paired_kernel(kernel)).reshape(2, -1).max(axis=0))
+        integers, scale, offsets = quantised_weights(kernel, bias.astype(np.float32), 1.0, usual, pairs)
         attributes: dict[str, Any] = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-        paired = self._paired_stem and self._side % _PAIRED_PIXELS == 0 and attributes["pads"] == [0, 0, 1, 1]
+        paired = self._paired_stem and self._side % PAIRED_PIXELS == 0 and attributes["pads"] == [0, 0, 1, 1]
         pixels = INPUT_NAME
         if paired:
             integers, scale, offsets = paired_kernel(integers), np.tile(scale, 2), np.tile(offsets, 2)
@@ -234,7 +194,10 @@ class _Walk:
         source, name = self._activations[node.input[0]], _layer(node)
         expected = self._expected[name]
         kernel, bias = self._tensors[node.input[1]], self._tensors[node.input[2]]
-        integers, scale, offsets = quantised_weights(kernel, bias, source.scale, expected)
+        # A depthwise convolution has one input channel an output: its kernels multiply and add in 32 bits everywhere.
+        depthwise = kernel.shape[1] == 1 and len(expected) == len(kernel)
+        pairs = None if depthwise else widest_pairs(kernel)
+        integers, scale, offsets = quantised_weights(kernel, bias, source.scale, expected, pairs)
         inputs = (self._floats(node.input[0]), *self._weights(name, integers, scale, offsets, source.scale))
         made = helper.make_node(node.op_type, inputs, list(node.output), name=node.output[0])
         made.attribute.extend(node.attribute)

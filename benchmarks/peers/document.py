@@ -21,8 +21,7 @@ for each round, and loaded by `wrk`, which shares its cores, at each concurrency
 each beginning with another one. Every peer decodes, crops and resizes with Pillow and runs ONNX Runtime
 (`benchmarks/peers/peer_model.py`), in the way of its documentation (`benchmarks/peers/servers/`); phiserve reduces by
 SIMD and has its own way around the network, which is what is compared. The photographs are so small that its scaled
-decoding has nothing to scale. On processors without VNNI phiserve asks ONNX Runtime for exact int8, which costs time;
-peers run its default there, whose sums may overflow.
+decoding has nothing to scale.
 
 Figures are medians over rounds, with the lowest and highest. Memory is the proportional set size of all processes of a
 server, right after the load."""

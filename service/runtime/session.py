@@ -30,7 +30,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from model_store.catalogue import CatalogueEntry
-from model_store.manifest import ModelVariant
+from model_store.manifest import SAFE_SUMS, ModelVariant
 from service.runtime.machine import lacks_vnni
 
 logger = logging.getLogger(__name__)
@@ -206,10 +206,6 @@ def _session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
     chosen.add_session_config_entry("session.use_env_allocators", "1")
     # Plans memory per input shape once it was seen; the shapes are the planned batch sizes, few.
     chosen.enable_mem_pattern = True
-    if lacks_vnni():
-        # AVX2 and AVX-512 then add two products of 8 bits in 16 bits, which overflows. This makes int8 exact; with VNNI
-        # it would too, but it is exact already and would take 2.5 times as long (Lite0).
-        chosen.add_session_config_entry("session.x64quantprecision", "1")
     # Warnings and errors; they go to `logging`, see `route_logs`.
     chosen.log_severity_level = 2
     return chosen
@@ -270,6 +266,7 @@ class Session:
         # The wrapper keeps the whole file, for a re-creation that never happens here; the weights are copied.
         self._ort._model_bytes = None  # noqa: SLF001  no public way to let go of it
         self._check_graph()
+        self._check_sums()
         self.provider = self._provider_in_use(provider)
 
     def _check_graph(self) -> None:
@@ -289,6 +286,17 @@ class Session:
                 f"the graph of {self.variant.name} takes {inputs} and gives {outputs}; its manifest says {wanted_in} "
                 f"and {wanted_out}. Rebuild it with `phiserve store build {self.variant.name}`"
             )
+
+    def _check_sums(self) -> None:
+        """Refuse an int8 graph of an older builder where it would overflow without a word (`int8_weights.py`)."""
+        if self.variant.precision == "int8" and lacks_vnni() and SAFE_SUMS not in self._metadata():
+            raise SessionError(
+                f"{self.variant.name} was built for processors with VNNI, and this one has none; rebuild it with "
+                f"`phiserve store build {self.variant.name}`"
+            )
+
+    def _metadata(self) -> Mapping[str, str]:
+        return dict(self._ort.get_modelmeta().custom_metadata_map)
 
     def _provider_in_use(self, wanted: Provider) -> Provider:
         """ONNX Runtime drops a provider whose libraries do not load, and says so only in its log."""

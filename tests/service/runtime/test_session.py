@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +178,19 @@ def test_a_graph_that_is_not_what_its_manifest_says_is_refused(resolution, class
     variant = variant_of(resolution=resolution, class_count=class_count)
     with pytest.raises(SessionError, match="its manifest says"):
         Session(colour_graph(), variant, SessionOptions(1, 1))
+
+
+@pytest.mark.parametrize("vnni", [False, True])
+def test_an_int8_graph_that_may_overflow_is_refused_where_it_would(vnni, monkeypatch):
+    """A graph that does not say its sums are safe loads with VNNI; without it the error names what rebuilds it."""
+    monkeypatch.setattr("service.runtime.session.lacks_vnni", lambda: not vnni)
+    variant = replace(variant_of(), precision="int8")
+    load = partial(Session, colour_graph(), variant, SessionOptions(1, 1))
+    if vnni:
+        assert load().variant is variant
+    else:
+        with pytest.raises(SessionError, match="phiserve store build"):
+            load()
 
 
 def test_bytes_that_are_no_graph_are_refused_by_name():
