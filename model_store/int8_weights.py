@@ -11,8 +11,12 @@ Knows arrays only: no graph and no file.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 PAIRED_PIXELS = 4
 """Pixels in a group of the paired stem."""
@@ -32,10 +36,11 @@ def widest_pairs(kernel: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
     Neighbours are what ONNX Runtime's kernels multiply with one instruction: input channels change fastest, then
     columns, then rows; the first two are a pair, the next two, and so on.
     """
-    sums = np.moveaxis(kernel.astype(np.float64), 1, -1).reshape(len(kernel), -1)
-    sums = np.pad(sums, ((0, 0), (0, sums.shape[1] % 2))).reshape(len(kernel), -1, 2)
-    # Of both signs, each counts as if the other were zero: an activation may be.
-    return np.maximum(np.maximum(sums, 0).sum(axis=2), np.maximum(-sums, 0).sum(axis=2)).max(axis=1)
+    in_memory = np.moveaxis(kernel.astype(np.float64), 1, -1).reshape(len(kernel), -1)
+    pairs = np.pad(in_memory, ((0, 0), (0, in_memory.shape[1] % 2))).reshape(len(kernel), -1, 2)
+    # Of two signs, each counts as if the other were zero: an activation may be.
+    sums = np.maximum(np.maximum(pairs, 0).sum(axis=2), np.maximum(-pairs, 0).sum(axis=2))
+    return np.asarray(sums.max(axis=1), np.float64)
 
 
 def quantised_weights(
@@ -67,7 +72,7 @@ def quantised_weights(
     return integers.astype(np.int8), scale, corrected.astype(np.int32)
 
 
-def paired_kernel(kernel: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def paired_kernel(kernel: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
     """Stem weights [out, 3, 3, 3], stride 2, as [2 * out, 12, 3, 2] over groups of four pixels, stride (2, 1).
 
     Outputs 0 to out-1 are the even columns of what the stem gives, the others the odd ones.
