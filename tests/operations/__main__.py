@@ -1,24 +1,38 @@
 """Plays everything an operator does to a fleet, and what happens to one, under load: `make ops-test [SCENARIOS="…"]`.
 
-Three real servers behind a real Envoy with the configuration of `deploy/envoy/`. Prints what became of every request,
-and fails if more were lost than a scenario's bound.
+Three real servers behind a real Envoy with the configuration of `deploy/envoy/`. Before each scenario it measures what
+the fleet can do on what is left of this machine, and sends a share of that. Prints what became of every request, and
+fails if more were lost than the scenario's bound, or if more were refused because of load than may be.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import sys
 import tempfile
 from pathlib import Path
 
+from tests.operations.callers import Callers
 from tests.operations.envoy import Proxy, envoy, find_envoy
 from tests.operations.fleet import ADMIN_TOKEN, DRAIN_NOTICE_S, build_store, fleet
 from tests.operations.scenarios import SCENARIOS, Scenario, Stage, point_to
-from tests.operations.traffic import Callers, Summary, Traffic, summaries
+from tests.operations.traffic import Summary, Traffic, capacity_per_s, summaries
 
 PHOTOGRAPH = Path(__file__).parent.parent / "photographs" / "tabby_cat.jpg"
-_COLUMNS = "{:<19} {:<20} {:>5} {:>5} {:>6} {:>5} {:>10}  {}"
+_COLUMNS = "{:<19} {:<20} {:>5} {:>5} {:>6} {:>8} {:>5} {:>10}  {}"
+_HEADER = (
+    "scenario",
+    "callers",
+    "sent",
+    "lost",
+    "bound",
+    "refused",
+    "late",
+    "slowest ms",
+    "lost and refused, by status",
+)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -26,8 +40,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.operations", description=__doc__.splitlines()[0])
     parser.add_argument("scenarios", nargs="*", help="beginnings of names; all without any")
     parser.add_argument("--servers", type=int, default=3, choices=range(2, 9))
-    parser.add_argument("--rate", type=float, default=8.0, help="requests a second of each of three kinds of callers")
-    parser.add_argument("--budget-ms", type=float, default=500.0)
+    parser.add_argument("--load", type=float, default=0.2, help="traffic, as a share of what the fleet can answer")
+    parser.add_argument("--budget-ms", type=float, default=1000.0, help="of each request; the server's own default")
+    parser.add_argument("--refused-max", type=float, default=0.01, help="share that may be refused because of load")
     return parser.parse_args(arguments)
 
 
@@ -46,18 +61,22 @@ async def play(scenario: Scenario, stage: Stage) -> list[Summary]:
     return summaries(stage.traffic)
 
 
-def report(scenario: Scenario, found: list[Summary], options: argparse.Namespace, retries: int) -> bool:
-    """Print a line for each kind of caller; whether all were within the bound."""
+def report(scenario: Scenario, found: list[Summary], traffic: Traffic, options: argparse.Namespace) -> bool:
+    """Print a line for each kind of caller; whether all was within the bounds."""
     holds = True
     for summary in found:
-        lost, bound = summary.failed.total(), scenario.lost_max(summary.kind, options.rate, options.servers)
+        lost, bound = summary.lost.total(), scenario.lost_max(summary.kind, traffic.rate, options.servers)
         holds = holds and lost <= bound
-        by_status = ", ".join(f"{count} {status}" for status, count in summary.failed.most_common())
-        row = (scenario.name, summary.kind, summary.sent, lost, bound, summary.late, summary.slowest_ms)
-        sys.stdout.write(_COLUMNS.format(*row, by_status).rstrip() + "\n")
-    sys.stdout.write(f"{'':<19} {retries} tries were made again{'' if holds else '; MORE WERE LOST THAN THE BOUND'}\n")
-    sys.stdout.flush()
-    return holds
+        by_status = ", ".join(f"{count} {status}" for status, count in (summary.lost + summary.refused).most_common())
+        row = (scenario.name, summary.kind, summary.sent, lost, bound, summary.refused.total(), summary.late)
+        sys.stdout.write(_COLUMNS.format(*row, summary.slowest_ms, by_status).rstrip() + "\n")
+    sent, refused = (sum(counts) for counts in zip(*((one.sent, one.refused.total()) for one in found), strict=True))
+    refused_max = math.ceil(options.refused_max * sent)
+    if not holds:
+        sys.stdout.write(f"{'':<19} MORE WERE LOST THAN THE BOUND\n")
+    if refused > refused_max:
+        sys.stdout.write(f"{'':<19} {refused} OF {sent} WERE REFUSED BECAUSE OF LOAD, AND {refused_max} MAY BE\n")
+    return holds and refused <= refused_max
 
 
 async def run(options: argparse.Namespace, binary: str, folder: Path) -> bool:
@@ -69,17 +88,20 @@ async def run(options: argparse.Namespace, binary: str, folder: Path) -> bool:
     token.write_text(ADMIN_TOKEN)
     flags = ("--drain-notice-s", str(DRAIN_NOTICE_S), "--admin-token-file", str(token))
     held = []
-    sys.stdout.write(
-        _COLUMNS.format("scenario", "callers", "sent", "lost", "bound", "late", "slowest ms", "lost, by status") + "\n"
-    )
+    sys.stdout.write(_COLUMNS.format(*_HEADER) + "\n")
     async with fleet(current, options.servers, flags) as servers:
         with envoy(binary, servers.addresses, folder) as proxy:
             for scenario in chosen(options.scenarios):
                 async with Callers(proxy) as callers:
-                    traffic = Traffic(callers.by_kind, image, rate=options.rate, budget_ms=options.budget_ms)
+                    capacity = await capacity_per_s(callers.by_kind[Callers.HTTP], image, options.servers)
+                    rate = options.load * capacity / len(callers.by_kind)
+                    traffic = Traffic(callers.by_kind, image, rate=rate, budget_ms=options.budget_ms)
                     before = retries(proxy)
                     found = await play(scenario, Stage(servers, proxy, callers, traffic, image, current, releases))
-                    held.append(report(scenario, found, options, retries(proxy) - before))
+                    held.append(report(scenario, found, traffic, options))
+                    again = retries(proxy) - before
+                    sys.stdout.write(f"{'':<19} {capacity:.0f} answers/s measured before; {again} tries made again\n")
+                    sys.stdout.flush()
     return all(held)
 
 

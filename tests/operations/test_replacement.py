@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.operations.callers import ANSWERED, Callers
 from tests.operations.envoy import envoy, find_envoy
 from tests.operations.fleet import build_store, fleet
 from tests.operations.scenarios import ports_by_kind, replace_server
-from tests.operations.traffic import ANSWERED, Callers, Traffic
+from tests.operations.traffic import Traffic
 
 PHOTOGRAPH = Path(__file__).parent.parent / "photographs" / "tabby_cat.jpg"
 ENVOY = find_envoy()

@@ -1,4 +1,4 @@
-"""Steady traffic over HTTP/1.1 and gRPC in an open loop, and what became of each request. It retries nothing itself.
+"""Steady traffic in an open loop, how much of it there may be, and what became of each request. Retries nothing itself.
 
 Open loop: a request is sent when it is due, at random times of a seeded generator, whatever became of those before.
 """
@@ -7,32 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
-import grpc
-import httpx
+from tests.operations.callers import ANSWERED, Caller, Ended
 
-from phiserve.v1.classifier_pb2 import ClassifyRequest
-from phiserve.v1.classifier_pb2_grpc import ClassifierStub
-from tests.operations.envoy import SERVED_BY, Proxy
-
-ANSWERED = "answered"
-PATIENCE_S = 5.0
-"""How long a caller waits for one answer."""
-_PER_TRY = "x-envoy-upstream-rq-per-try-timeout-ms"
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How one request ended: `outcome` is `ANSWERED`, or a status, or what broke. `server` is the port behind it."""
-
-    outcome: str
-    server: int | None = None
-    variant: str | None = None
+_MEASURED_BUDGET_MS = 4000.0
+_MEASURED_REQUESTS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,41 +28,13 @@ class Sent:
     ended: Ended
 
 
-Caller = Callable[[bytes, float], Awaitable[Ended]]
-"""Sends one picture with a budget in milliseconds, and says how it ended."""
-
-
-async def call_http(client: httpx.AsyncClient, image: bytes, budget_ms: float) -> Ended:
-    try:
-        response = await client.post("/classify", params={"budget_ms": budget_ms, "top_k": 1}, content=image)
-    except httpx.TransportError as error:
-        return Ended(type(error).__name__)
-    server = int(response.headers[SERVED_BY]) if response.headers.get(SERVED_BY, "-").isdigit() else None
-    if response.status_code != httpx.codes.OK:
-        return Ended(f"HTTP {response.status_code}", server)
-    return Ended(ANSWERED, server, response.json()["variant"]["name"])
-
-
-async def call_grpc(stub: ClassifierStub, image: bytes, budget_ms: float, *, bounds_tries: bool) -> Ended:
-    """`bounds_tries`: the caller tells the proxy how long one try may take, as deploy/envoy/envoy.yaml offers."""
-    metadata = ((_PER_TRY, str(round(budget_ms) + 250)),) if bounds_tries else ()
-    request = ClassifyRequest(image=image, budget_ms=budget_ms, top_k=1)
-    call = stub.Classify(request, timeout=PATIENCE_S, metadata=metadata)
-    try:
-        answer = await call
-        headers = dict(await call.initial_metadata())
-    except grpc.aio.AioRpcError as error:
-        return Ended(error.code().name)
-    return Ended(ANSWERED, int(headers[SERVED_BY]), answer.variant.name)
-
-
 class Traffic:
     """Callers of several kinds, `rate` requests a second of each, between `start` and `stop`."""
 
     def __init__(self, callers: Mapping[str, Caller], image: bytes, *, rate: float, budget_ms: float) -> None:
-        self.budget_ms = budget_ms
+        self.rate, self.budget_ms = rate, budget_ms
         self.sent: list[Sent] = []
-        self._callers, self._image, self._rate = callers, image, rate
+        self._callers, self._image = callers, image
         self._chance = random.Random(20)
         self._loop = asyncio.get_running_loop()
         self._due: dict[str, asyncio.TimerHandle] = {}
@@ -115,7 +70,7 @@ class Traffic:
                 missing = {kind for kind in missing if not any(wanted(kind, sent) for sent in fresh)}
 
     def _schedule(self, kind: str, after_s: float) -> None:
-        due_s = after_s + self._chance.expovariate(self._rate)
+        due_s = after_s + self._chance.expovariate(self.rate)
         self._due[kind] = self._loop.call_at(due_s, self._send, kind, due_s)
 
     def _send(self, kind: str, due_s: float) -> None:
@@ -134,11 +89,12 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What became of all requests of one kind."""
+    """What became of all requests of one kind: `lost` by what broke, `refused` by status."""
 
     kind: str
     sent: int
-    failed: Counter[str]
+    lost: Counter[str]
+    refused: Counter[str]
     late: int
     slowest_ms: int
 
@@ -149,32 +105,23 @@ def summaries(traffic: Traffic) -> list[Summary]:
     found = []
     for kind in dict.fromkeys(sent.kind for sent in traffic.sent):
         mine = [sent for sent in traffic.sent if sent.kind == kind]
-        failed = Counter(sent.ended.outcome for sent in mine if sent.ended.outcome != ANSWERED)
+        lost = Counter(sent.ended.outcome for sent in mine if sent.ended.lost)
+        refused = Counter(sent.ended.outcome for sent in mine if sent.ended.refused)
         late = sum(sent.took_s > patience_s for sent in mine if sent.ended.outcome == ANSWERED)
-        found.append(Summary(kind, len(mine), failed, late, round(max(sent.took_s for sent in mine) * 1000)))
+        found.append(Summary(kind, len(mine), lost, refused, late, round(max(sent.took_s for sent in mine) * 1000)))
     return found
 
 
-class Callers:
-    """The three kinds of callers through one proxy; their connections end with the block."""
+async def capacity_per_s(caller: Caller, image: bytes, servers: int) -> float:
+    """Answers a second that the fleet gives now, with what its callers, the proxy and others leave it of the machine.
 
-    HTTP, GRPC, GRPC_BOUNDED = "HTTP", "gRPC", "gRPC, tries bounded"
+    Two callers for each server ask without a pause, and with a budget that none of them runs out of.
+    """
 
-    def __init__(self, proxy: Proxy) -> None:
-        self._http = httpx.AsyncClient(base_url=proxy.rest_url, timeout=PATIENCE_S)
-        self._channel = grpc.aio.insecure_channel(proxy.grpc_address)
-        stub = ClassifierStub(self._channel)
-        self.by_kind: dict[str, Caller] = {
-            self.HTTP: lambda image, budget_ms: call_http(self._http, image, budget_ms),
-            self.GRPC: lambda image, budget_ms: call_grpc(stub, image, budget_ms, bounds_tries=False),
-            self.GRPC_BOUNDED: lambda image, budget_ms: call_grpc(stub, image, budget_ms, bounds_tries=True),
-        }
+    async def ask() -> int:
+        ended = [await caller(image, _MEASURED_BUDGET_MS) for _ in range(_MEASURED_REQUESTS)]
+        return sum(one.outcome == ANSWERED for one in ended)
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._http.aclose()
-        await self._channel.close()
+    began_s = time.monotonic()
+    answered = await asyncio.gather(*(ask() for _ in range(2 * servers)))
+    return sum(answered) / (time.monotonic() - began_s)
