@@ -26,6 +26,7 @@ from model_store.store_root import default_store_root
 from service.configuration import to_toml
 from service.profile_report import explain_menu
 from service.setting_options import Configuration, fail, with_setting_options
+from service.settings import Settings
 
 NS_PER_MS = 1_000_000
 
@@ -121,6 +122,11 @@ def _serve(
     if print_config:
         typer.echo(to_toml(settings, configuration.origins), nl=False)
         return
+    with _held_back(signal.SIGHUP):
+        _serve_as(settings)
+
+
+def _serve_as(settings: Settings) -> None:
     from service.app import StartError, build_server, run_server, take_ports  # noqa: PLC0415 - loads ONNX Runtime and FastAPI
     from service.telemetry.logs import LogFormat, configure_logging  # noqa: PLC0415 - as above
 
@@ -136,7 +142,7 @@ def _serve(
         )
 
     try:
-        with _held_back(signal.SIGHUP), take_ports(settings) as ports:
+        with take_ports(settings) as ports:
             with _stoppable("the server was ready", exit_code=0), _stages(Console(stderr=True)) as show:
                 server = build_server(settings, show)
             all_ended = run_server(server, ports, announce)

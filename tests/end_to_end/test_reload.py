@@ -155,6 +155,29 @@ def test_a_damaged_version_is_refused_and_the_old_one_serves_on(store, reloadabl
     assert reloadable.wait() == 0
 
 
+def test_signals_during_the_start_are_one_reload_after_it(store, tmp_path, espresso) -> None:
+    """SIGHUP neither ends a server that starts nor loads its store twice at once: it waits until the server is ready."""
+    token = tmp_path / "token"
+    os.mkfifo(token)
+    server = ServerProcess("--store", store.root, "--batch-size-max", "1", "--admin-token-file", token)
+    try:
+        with token.open("w") as writer:  # returns when the server reads it, before it has loaded anything
+            server.stop(signal.SIGHUP)
+            server.stop(signal.SIGHUP)
+            writer.write(TOKEN)
+        assert "which is served already" in server.wait_for_log("the store holds version")
+        with client_of(server) as client:
+            assert client.post("/classify", content=espresso).status_code == 200
+            metrics = Metrics(client)
+            assert metrics.value("phiserve_store_reloads_total", outcome="unchanged") == 1
+            assert metrics.value("phiserve_store_generation") == 1
+        server.stop()
+        assert server.wait() == 0
+        assert sum("SIGHUP received" in line["message"] for line in server.log()) == 1
+    finally:
+        server.close()
+
+
 def test_a_server_whose_terminal_is_closed_ends(profiled, serve_flags) -> None:
     """There SIGHUP means that nobody looks any more: the server drains as for Ctrl-C, and is not left behind."""
     screen, terminal = os.openpty()
