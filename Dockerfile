@@ -76,6 +76,8 @@ USER 10001:10001
 WORKDIR /
 # REST and metrics, gRPC.
 EXPOSE 8000 8001
+# An engine kills after 10 s unless it is told to wait for longer (`docker run --stop-timeout 40`), and an image cannot
+# tell it: compose file and manifests do.
 STOPSIGNAL SIGTERM
 # Measuring a slow machine takes a while, and no request is taken before.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=300s --retries=3 \

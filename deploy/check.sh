@@ -30,6 +30,14 @@ if has kubectl "the manifests" && has kubernetes-validate "the manifests"; then
         done
         echo "overlay $overlay: valid in Kubernetes $KUBERNETES_VERSIONS"
     done
+    cp -r deploy/kubernetes "$folder/traced"
+    sed -i 's#- ../../components/hpa#&\n  - ../../components/tracing#' "$folder/traced/overlays/cpu/kustomization.yaml"
+    kubectl kustomize "$folder/traced/overlays/cpu" >"$folder/traced.yaml"
+    grep --quiet '^  PHISERVE_TRACING_ENDPOINT: http' "$folder/traced.yaml"
+    for version in $KUBERNETES_VERSIONS; do
+        kubernetes-validate --strict -k "$version" --quiet "$folder/traced.yaml"
+    done
+    echo "component tracing: valid in Kubernetes $KUBERNETES_VERSIONS"
     # Kinds that a cluster does not have by itself have no schema there: that they can be put in place is what can be
     # seen of KEDA's and the Gateway API's, and of KServe's runtime that its containers are those of a valid pod.
     cp -r deploy/kubernetes "$folder/kubernetes"

@@ -48,6 +48,8 @@ NS_PER_S = 1_000_000_000
 
 _LAST_SPANS_S = 3.0
 """How long a drained server tries to send what it still knows of its last requests."""
+_LAST_RUNS_S = 1.0
+"""How long it waits for runs that nobody waits for any more."""
 
 
 _START_ERRORS = (StoreError, SessionError, UnservableError, ListenError, TlsError, TokenError, TracingError)
@@ -176,4 +178,10 @@ def run_server(server: Server, ports: Ports, announce: Announce) -> bool:
         runner.run(run())
     server.observers.close(_LAST_SPANS_S)
     server.decoder.close()
-    return reloader.close(NS_PER_S)
+    return reloader.close(round(_LAST_RUNS_S * NS_PER_S))
+
+
+def end_s_max(settings: Settings) -> float:
+    """How long a server may take from SIGTERM to its end. Whoever stops it must wait for longer before it kills it."""
+    drain_s = settings.drain_notice_s + settings.drain_timeout_s + serving.LAST_ANSWERS_S
+    return drain_s + _LAST_SPANS_S + _LAST_RUNS_S

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 NS_PER_S = 1_000_000_000
 
-_LAST_ANSWERS_S = 0.5
+LAST_ANSWERS_S = 0.5
 """How long the answers to what was refused at the end may take to be written."""
 
 Announce = Callable[[str, str | None], None]
@@ -195,9 +195,9 @@ async def _drain(
     if not settled:
         await engine.drain(0)
     left_s = (ends_ns - engine.now_ns()) / NS_PER_S if settled else 0.0
-    arrived = await _until_signal(fronts.stop(max(_LAST_ANSWERS_S, left_s)), signals)
+    arrived = await _until_signal(fronts.stop(max(LAST_ANSWERS_S, left_s)), signals)
     if not arrived:
-        await fronts.stop(_LAST_ANSWERS_S)
+        await fronts.stop(LAST_ANSWERS_S)
     logger.info("drained" if settled and arrived else "drain ended early; what was left has been refused")
 
 

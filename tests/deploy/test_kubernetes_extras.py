@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from service.app import end_s_max
 from service.frontends import grpc_classifier, oip_grpc
 from service.frontends.rest_api import RestLimits, create_rest_api
 from service.settings import Settings, environment_variable, knobs
@@ -76,8 +77,9 @@ def test_the_runtime_sets_settings_that_exist(container) -> None:
     given = {entry["name"]: entry["value"] for entry in container["env"]}
     assert set(given) <= variables
     predictor = document("kserve/inferenceservice.yaml")["spec"]["predictor"]
-    drain_s = float(given["PHISERVE_DRAIN_NOTICE_S"]) + float(given["PHISERVE_DRAIN_TIMEOUT_S"])
-    assert predictor["terminationGracePeriodSeconds"] >= drain_s + 5
+    notice_s, timeout_s = float(given["PHISERVE_DRAIN_NOTICE_S"]), float(given["PHISERVE_DRAIN_TIMEOUT_S"])
+    settings = Settings(drain_notice_s=notice_s, drain_timeout_s=timeout_s)
+    assert predictor["terminationGracePeriodSeconds"] >= end_s_max(settings) + 5
     assert predictor["enableServiceLinks"] is False
 
 

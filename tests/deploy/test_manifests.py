@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
+from service.app import end_s_max
 from service.frontends.rest_api import RestLimits, create_rest_api
 from service.runtime.profile_cache import PROFILES_FOLDER
 from service.settings import Settings, environment_variable, knobs
@@ -60,7 +62,8 @@ def settings_of(variables: dict[str, str]) -> Settings:
     values = {}
     for variable, text in variables.items():
         name = VARIABLES[variable]
-        values[name] = type(getattr(defaults, name))(text)
+        default = getattr(defaults, name)
+        values[name] = text if default is None else type(default)(text)
     return Settings(**values)
 
 
@@ -78,9 +81,9 @@ def test_overlays_set_settings_that_exist(overlay) -> None:
 
 
 def test_pod_is_killed_only_after_its_drain(pod) -> None:
-    """The grace period is longer than the notice and the drain together, and a preStop hook takes none of it."""
+    """The grace period outlasts notice, drain and last spans by 5 s, and a preStop hook takes none of it."""
     settings = settings_of(literals("base/kustomization.yaml"))
-    assert pod["terminationGracePeriodSeconds"] >= settings.drain_notice_s + settings.drain_timeout_s + 5
+    assert pod["terminationGracePeriodSeconds"] >= end_s_max(settings) + 5
     assert all("lifecycle" not in container for container in pod["containers"])
 
 
@@ -92,9 +95,12 @@ def test_drain_notice_is_longer_than_readiness_takes(container) -> None:
 
 
 def test_compose_stops_only_after_the_drain(compose) -> None:
-    """The engine waits for longer than the drain takes by default."""
-    settings, grace = Settings(), compose["services"]["phiserve"]["stop_grace_period"]
-    assert int(grace.removesuffix("s")) > settings.drain_notice_s + settings.drain_timeout_s
+    """The engine waits for 5 s longer than a server takes to end by default; the image says how to tell it so."""
+    grace_s = int(compose["services"]["phiserve"]["stop_grace_period"].removesuffix("s"))
+    assert grace_s >= end_s_max(Settings()) + 5
+    advised = re.search(r"--stop-timeout (\d+)", DOCKERFILE)
+    assert advised is not None
+    assert int(advised[1]) == grace_s
 
 
 def test_probes_ask_what_the_server_answers(container) -> None:
@@ -169,7 +175,21 @@ def test_what_is_measured_has_a_place(container, compose) -> None:
     assert compose["services"]["phiserve"]["volumes"] == [f"profiles:{STORE}/{PROFILES_FOLDER}"]
 
 
-@pytest.mark.parametrize("path", ["base/poddisruptionbudget.yaml", "base/networkpolicy.yaml"])
+def test_tracing_opens_the_way_to_the_collector_it_names() -> None:
+    """With the component the server's settings are accepted, and the policy lets it ask DNS and reach that port alone."""
+    component = literals("components/tracing/kustomization.yaml")
+    settings = settings_of(literals("base/kustomization.yaml") | component)
+    assert settings.tracing_endpoint is not None
+    spec = documents("components/tracing/networkpolicy.yaml")[0]["spec"]
+    assert spec["policyTypes"] == ["Egress"]
+    opened = [{port["port"] for port in rule["ports"]} for rule in spec["egress"]]
+    assert opened == [{httpx.URL(settings.tracing_endpoint).port}, {53}]
+    assert all(rule["to"] for rule in spec["egress"])
+
+
+@pytest.mark.parametrize(
+    "path", ["base/poddisruptionbudget.yaml", "base/networkpolicy.yaml", "components/tracing/networkpolicy.yaml"]
+)
 def test_policies_select_these_pods_alone(path) -> None:
     """Budget and network policy name the pods they are for: empty ones would mean none, or every pod around."""
     spec = documents(path)[0]["spec"]
