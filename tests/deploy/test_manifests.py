@@ -176,7 +176,7 @@ def test_what_is_measured_has_a_place(container, compose) -> None:
 
 
 def test_tracing_opens_the_way_to_the_collector_it_names() -> None:
-    """With the component the server's settings are accepted, and the policy lets it ask DNS and reach that port alone."""
+    """With the component settings are accepted, and the policy lets pods ask DNS and reach that port alone."""
     component = literals("components/tracing/kustomization.yaml")
     settings = settings_of(literals("base/kustomization.yaml") | component)
     assert settings.tracing_endpoint is not None

@@ -156,7 +156,7 @@ def test_a_damaged_version_is_refused_and_the_old_one_serves_on(store, reloadabl
 
 
 def test_signals_during_the_start_are_one_reload_after_it(store, tmp_path, espresso) -> None:
-    """SIGHUP neither ends a server that starts nor loads its store twice at once: it waits until the server is ready."""
+    """SIGHUP neither ends a server that starts nor loads its store twice at once: it waits until it is ready."""
     token = tmp_path / "token"
     os.mkfifo(token)
     server = ServerProcess("--store", store.root, "--batch-size-max", "1", "--admin-token-file", token)
