@@ -21,7 +21,6 @@ from tests.simulation.study import capacity_per_s
 HURRY = 60.0
 """A day and every time of the autoscaler are this much shorter than in a cluster; requests and budgets are not."""
 
-SEED = 1
 MEAN_LOAD = 1.5
 """Mean traffic, in replicas at their cheapest choice; at noon it is seven quarters of that."""
 
@@ -36,27 +35,28 @@ def bursty(passed: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """Traffic for one machine: the bursty wave, or the recorded trace at `trace`."""
+    """Traffic for one machine: the bursty wave, or the recorded trace at `trace`. Each seed is another one."""
 
     machine: str
     duration_s: float
     trace: Path | None = None
+    seed: int = 1
 
     def arrivals(self) -> list[Arrival]:
         """The same for every rule."""
         rate_per_s = MEAN_LOAD * capacity_per_s(self.machine)
         if self.trace is not None:
-            return _repeated(read_trace(self.trace), rate_per_s, self.duration_s)
-        found: list[Arrival] = shaped_arrivals(SEED, bursty, rate_per_s=rate_per_s, duration_s=self.duration_s)
+            return _repeated(self.seed, read_trace(self.trace), rate_per_s, self.duration_s)
+        found: list[Arrival] = shaped_arrivals(self.seed, bursty, rate_per_s=rate_per_s, duration_s=self.duration_s)
         return found
 
 
-def _repeated(times_ns: Sequence[int], rate_per_s: float, duration_s: float) -> list[Arrival]:
+def _repeated(seed: int, times_ns: Sequence[int], rate_per_s: float, duration_s: float) -> list[Arrival]:
     """A recorded trace stretched over the day; each of its requests stands for as many as the rate asks for.
 
     They come at random within the mean gap after it, so that the trace's bursts stay bursts.
     """
-    rng = random.Random(SEED)
+    rng = random.Random(seed)
     span_ns = max(1, times_ns[-1] - times_ns[0])
     stretch = duration_s * NS_PER_S / span_ns
     copies = rate_per_s * duration_s / len(times_ns)
@@ -92,7 +92,7 @@ def run_rule(day: Day, rule: Rule) -> FleetReport:
     behaviour = rule.behaviour
     scaler = Autoscaler(rule.targets or {BUSY: 1.0}, behaviour)
     timing = Timing(start_s=rule.start_s).hurried(HURRY)
-    fleet = Fleet(build, workers, scaler=scaler, timing=timing, seed=SEED)
+    fleet = Fleet(build, workers, scaler=scaler, timing=timing, seed=day.seed)
     return fleet.run(day.arrivals(), replicas=behaviour.replicas_min)
 
 
@@ -117,13 +117,13 @@ class _Listener:
         return replicas
 
 
-def steady(machine: str, load: float, duration_s: float = 20.0) -> Steady:
+def steady(machine: str, load: float, duration_s: float = 20.0, seed: int = 1) -> Steady:
     """One replica under Poisson traffic at `load` of its capacity at the cheapest choice."""
     build, workers = MACHINES[machine]
     listener, timing = _Listener(), Timing().hurried(HURRY)
     scaler: Any = listener
-    traffic = arrivals(SEED, rate_per_s=load * capacity_per_s(machine), duration_s=duration_s)
-    report = Fleet(build, workers, scaler=scaler, timing=timing, seed=SEED).run(traffic, 1)
+    traffic = arrivals(seed, rate_per_s=load * capacity_per_s(machine), duration_s=duration_s)
+    report = Fleet(build, workers, scaler=scaler, timing=timing, seed=seed).run(traffic, 1)
     heard = listener.heard[round(timing.window_s / timing.look_s) :]
     means = {name: sum(ready[name][0] for ready in heard) / len(heard) for name in SIGNALS}
     return Steady(load, means, report.effective_accuracy, report.in_time)

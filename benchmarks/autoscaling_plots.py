@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from tests.simulation.fleet import SIGNALS, FleetReport
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from benchmarks.autoscaling_days import Steady
 
-_MARKERS = {"fixed": "o", "CPU": "s", "degraded": "x", "given up": "^", "queue": "v", "both": "*"}
+_MARKERS = {"fixed": "o", "CPU": "s", "given up and queue": "*", "CPU and queue": "D"}
 
 
 def plot_signals(path: Path, machine: str, found: Sequence[Steady]) -> None:
@@ -34,12 +35,12 @@ def plot_signals(path: Path, machine: str, found: Sequence[Steady]) -> None:
     _save(path, f"{machine}: what each signal says of load", draw)
 
 
-def plot_costs(path: Path, title: str, found: Mapping[str, FleetReport]) -> None:
-    """Effective accuracy over mean replicas: fixed fleets as a line, every other rule as a point."""
+def plot_costs(path: Path, title: str, found: Mapping[str, Mapping[int, FleetReport]]) -> None:
+    """Effective accuracy over mean replicas, a point for each day: medians of fixed fleets joined by a line."""
     by_family: dict[str, list[FleetReport]] = defaultdict(list)
-    for name, report in found.items():
-        if ";" not in name:
-            by_family["both" if "," in name else name.rpartition(" ")[0]].append(report)
+    for name, reports in found.items():
+        family = " and ".join(part.strip().rpartition(" ")[0] for part in name.split(","))
+        by_family[family].extend(reports.values())
 
     def draw(axes: Axes) -> None:
         for family, reports in by_family.items():
@@ -47,10 +48,16 @@ def plot_costs(path: Path, title: str, found: Mapping[str, FleetReport]) -> None
                 [report.replicas_mean for report in reports],
                 [report.effective_accuracy for report in reports],
                 marker=_MARKERS[family],
-                linestyle="--" if family == "fixed" else "none",
-                markersize=11 if family == "both" else 7,
-                label="given up and queue" if family == "both" else family,
+                linestyle="none",
+                markersize=7,
+                label=family,
             )
+        sizes = {report.replicas_mean for report in by_family["fixed"]}
+        middles = {
+            size: median(one.effective_accuracy for one in by_family["fixed"] if one.replicas_mean == size)
+            for size in sizes
+        }
+        axes.plot(sorted(sizes), [middles[size] for size in sorted(sizes)], linestyle="--", color="tab:blue")
         axes.set(xlabel="replicas, mean over the day", ylabel="effective accuracy")
 
     _save(path, title, draw)
