@@ -17,6 +17,7 @@ def test_a_slow_stretch_hits_both_sides_of_a_ratio():
 def test_it_measures_the_default_store_and_quotes_its_accuracy(tmp_path, capsys, monkeypatch):
     """A quick run writes a row for each shape, and the accuracy that the committed ranges state."""
     monkeypatch.setattr(precision, "MEMBERS", ("lite0",))
+    monkeypatch.setattr(precision, "SHAPES", ((1, 1), (2, 2)))
     precision.main(["--quick", "--results", str(tmp_path)])
     text = (tmp_path / "precision.md").read_text()
     assert text == capsys.readouterr().out.removesuffix("\n")

@@ -15,6 +15,7 @@ from service.app import StartError, build_server, profile_store, take_ports
 from service.core.engine import Readiness
 from service.core.request import RequestOptions, RoutingPolicy
 from service.errors import NotReady, UnknownVariant
+from service.runtime import calibration
 from service.runtime.session import Provider
 from service.settings import Settings
 from service.store_loading import plan_machine
@@ -54,6 +55,14 @@ def test_a_worker_is_a_core_and_a_gpu_has_one(*, cores, available, given, provid
 def test_batch_sizes_double_up_to_the_bound(batch_size_max, sizes) -> None:
     """Powers of two are measured, and the bound itself."""
     assert plan_machine(Settings(batch_size_max=batch_size_max), 2, CPU).batch_sizes == sizes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rough_figures():
+    """Measuring takes three rounds: nothing here depends on how good the figures are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "POINT_NS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from model_store.builder import BuildRequest, build_store
 from model_store.catalogue import StoreError
 from model_store.sources import from_untrained
 from service.core.clock import MonotonicClock
+from service.runtime import calibration
 from service.runtime.session import Provider
 from service.settings import Settings
 from service.store_loading import LoadedStore, Machine, StoreLoader, UnservableError
@@ -39,6 +40,14 @@ class Store:
     def beside(self, current: LoadedStore) -> LoadedStore | None:
         self.steps.clear()
         return self.loader.load_beside(current, self.step)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rough_figures():
+    """Measuring takes three rounds: nothing here depends on how good the figures are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "POINT_NS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
