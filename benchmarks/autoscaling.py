@@ -26,8 +26,9 @@ from tests.simulation.fleet import BUSY, DEGRADED, GIVEN_UP, QUEUED, SIGNALS, Fl
 RESULTS = Path(__file__).parent / "results"
 STUDIED = ("cpu-lite", "cpu-b")
 LOADS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)
-FIXED = (4, 6, 8)
-"""Fleets that never change, around the sizes that rules come to: beside them a rule's gain is told."""
+FIXED = (4, 5, 6, 8)
+"""Fleets that never change, around the sizes that rules come to: beside them a rule's gain is told. Accuracy over size
+bends sharply at the second, and a line without it would give rules beside it half a point too much."""
 GIVEN = {"cpu-lite": 2.0, "cpu-b": 4.9}
 """Accuracy given up, in points: of the two stores' 3.2 and 6.1 where nothing is left to give."""
 
@@ -50,8 +51,8 @@ real day's. Decoding takes no core here, so that real cores are busier than *cor
 - **queue depth**: decoded requests that wait; **cores in use**: share of the cores' time that runs take.
 - **replicas**: mean number over the day, from being asked for to being gone: the cost. **most**: the highest number.
 - **effective accuracy**: top-1 percent over all requests, late and refused ones counted 0. **in time**: share of all.
-- **gain**: effective accuracy beyond that of a fixed fleet of the same mean size on the same day, in a straight line
-  through the sizes that were run.
+- **gain**: effective accuracy beyond that of a fixed fleet of the same mean size on the same day, in straight lines
+  between the sizes that were run; of the days on which all of them were.
 
 Figures are medians over days of different seeds, with the lowest and the highest.
 """
@@ -80,6 +81,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--kept", type=Path, help="file that keeps each run, for a study that is continued; a line each"
     )
+    parser.add_argument("--only-kept", action="store_true", help="run nothing: report what there is")
     chosen = parser.parse_args(argv)
     duration_s = 20.0 if chosen.quick else 60.0
     command = " ".join(["python -m benchmarks autoscaling", *argv])
@@ -92,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
     chosen.results.mkdir(parents=True, exist_ok=True)
     traces = sorted(chosen.traces.glob("*.csv"))[-1:] if chosen.traces else []
     with ProcessPoolExecutor(chosen.processes) as pool:
-        study = Study(pool, chosen.kept)
+        study = Study(pool, chosen.kept, runs=not chosen.only_kept)
         for machine in chosen.machines:
             sections.append(_signals(machine, study.signals(machine), chosen.results))
             print(sections[-1], flush=True)
@@ -107,9 +109,10 @@ def main(argv: Sequence[str]) -> None:
 class Study:
     """Runs what is not kept yet, and keeps it."""
 
-    def __init__(self, pool: ProcessPoolExecutor, kept: Path | None) -> None:
-        """`kept`: a file of earlier runs, to which new ones are added; None keeps nothing."""
+    def __init__(self, pool: ProcessPoolExecutor, kept: Path | None, *, runs: bool) -> None:
+        """`kept`: a file of earlier runs, to which new ones are added; None keeps nothing. False `runs`: make none."""
         self._pool = pool
+        self._runs = runs
         self._path = kept
         lines = kept.read_text().splitlines() if kept is not None and kept.exists() else []
         self._known = {_key(line): line for line in map(json.loads, lines)}
@@ -117,21 +120,24 @@ class Study:
     def signals(self, machine: str) -> list[Steady]:
         """One replica at each of `LOADS`."""
         wanted = [{"machine": machine, "steady": load} for load in LOADS]
-        missing = [line for line in wanted if _key(line) not in self._known]
+        missing = [line for line in wanted if self._runs and _key(line) not in self._known]
         found = self._pool.map(partial(steady, machine), [line["steady"] for line in missing])
         for line, one in zip(missing, found, strict=True):
             self._keep(line | dataclasses.asdict(one))
-        rows = (self._known[_key(line)] for line in wanted)
+        rows = (self._known[_key(line)] for line in wanted if _key(line) in self._known)
         return [Steady(row["steady"], row["signals"], row["effective_accuracy"], row["in_time"]) for row in rows]
 
     def days(self, days: Sequence[Day], compared: Mapping[str, Rule]) -> dict[str, Reports]:
         """Every rule on every day."""
         wanted = [(day, name, _day_line(day, name)) for day in days for name in compared]
-        missing = [(day, compared[name], line) for day, name, line in wanted if _key(line) not in self._known]
+        missing = [
+            (day, compared[name], line) for day, name, line in wanted if self._runs and _key(line) not in self._known
+        ]
         found = self._pool.map(run_rule, [day for day, _, _ in missing], [rule for _, rule, _ in missing])
         for (_, _, line), report in zip(missing, found, strict=True):
             self._keep(line | {"report": dataclasses.asdict(report)})
-        return {rule: {day.seed: self._report(line) for day, name, line in wanted if name == rule} for rule in compared}
+        kept = [(day.seed, name, self._report(line)) for day, name, line in wanted if _key(line) in self._known]
+        return {rule: {seed: report for seed, name, report in kept if name == rule} for rule in compared}
 
     def _report(self, line: Mapping[str, Any]) -> FleetReport:
         return FleetReport(**self._known[_key(line)]["report"])
@@ -178,6 +184,7 @@ def _section(day: Day, found: Mapping[str, Reports], folder: Path) -> str:
     rows = [
         (
             name,
+            str(len(reports)),
             spread([report.replicas_mean for report in reports.values()]),
             str(max(report.replicas_most for report in reports.values())),
             spread([report.effective_accuracy for report in reports.values()]),
@@ -189,7 +196,7 @@ def _section(day: Day, found: Mapping[str, Reports], folder: Path) -> str:
     kind = "trace" if day.trace else "bursts"
     name = f"autoscaling-{day.machine}-{kind}.svg"
     plot_costs(folder / name, f"{day.machine}: {kind}", found)
-    header = ("rule", "replicas", "most", "effective accuracy", "in time", "gain")
+    header = ("rule", "days", "replicas", "most", "effective accuracy", "in time", "gain")
     offered = spread([report.offered for report in next(iter(found.values())).values()], 0)
     title = f"## {day.machine}: {'a recorded trace, stretched over the day' if day.trace else 'a wave with bursts'}"
     return f"{title}\n\n{offered} requests.\n\n{table(header, rows)}\n\n![accuracy over cost]({name})"
@@ -198,9 +205,10 @@ def _section(day: Day, found: Mapping[str, Reports], folder: Path) -> str:
 def _gains(reports: Reports, found: Mapping[str, Reports]) -> Iterator[float]:
     """On each day, what a rule has beyond a fixed fleet of its mean size."""
     for seed, report in reports.items():
-        fixed = [found[f"fixed {count}"][seed] for count in FIXED]
-        frontier = [(one.replicas_mean, one.effective_accuracy) for one in fixed]
-        yield report.effective_accuracy - _between(frontier, report.replicas_mean)
+        fixed = [found[f"fixed {count}"].get(seed) for count in FIXED]
+        frontier = [(one.replicas_mean, one.effective_accuracy) for one in fixed if one is not None]
+        if len(frontier) == len(FIXED):
+            yield report.effective_accuracy - _between(frontier, report.replicas_mean)
 
 
 def _between(frontier: Sequence[tuple[float, float]], replicas: float) -> float:

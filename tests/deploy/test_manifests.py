@@ -208,9 +208,21 @@ def test_resources_are_whole_cores_of_its_own(overlay) -> None:
     assert resources["limits"].get("nvidia.com/gpu") == {"cpu": None, "gpu": "1"}[overlay]
 
 
-def test_both_autoscalers_agree() -> None:
-    """The two ways to scale have the same bounds and the same two targets."""
-    horizontal = documents("components/hpa/horizontalpodautoscaler.yaml")[0]["spec"]
+def test_autoscalers_go_by_what_the_machine_shows() -> None:
+    """Pods that run models on cores are scaled by these, those of a GPU by accuracy and queue, in the same bounds."""
+    chosen = {overlay: documents(f"overlays/{overlay}/kustomization.yaml")[0]["components"] for overlay in OVERLAYS}
+    assert chosen == {"cpu": ["../../components/hpa"], "gpu": ["../../components/hpa-accuracy"]}
+    by_cores, by_accuracy = (
+        documents(f"components/{name}/horizontalpodautoscaler.yaml")[0]["spec"] for name in ("hpa", "hpa-accuracy")
+    )
+    assert {metric["type"] for metric in by_cores["metrics"]} == {"Resource"}
+    assert {metric["type"] for metric in by_accuracy["metrics"]} == {"Pods"}
+    assert by_cores | {"metrics": None} == by_accuracy | {"metrics": None}
+
+
+def test_both_autoscalers_by_accuracy_agree() -> None:
+    """The two ways to scale by it have the same bounds and the same two targets."""
+    horizontal = documents("components/hpa-accuracy/horizontalpodautoscaler.yaml")[0]["spec"]
     keda = documents("components/keda/scaledobject.yaml")[0]["spec"]
     assert (horizontal["minReplicas"], horizontal["maxReplicas"]) == (keda["minReplicaCount"], keda["maxReplicaCount"])
     share, depth = (metric["pods"]["target"]["averageValue"] for metric in horizontal["metrics"])
@@ -220,8 +232,9 @@ def test_both_autoscalers_agree() -> None:
 
 def test_autoscaled_metrics_are_served_by_the_adapter() -> None:
     """Every metric of the autoscaler is one that the adapter's rules make."""
-    horizontal = documents("components/hpa/horizontalpodautoscaler.yaml")[0]["spec"]
-    made = {rule["name"]["as"] for rule in documents("components/hpa/adapter-values.yaml")[0]["rules"]["custom"]}
+    horizontal = documents("components/hpa-accuracy/horizontalpodautoscaler.yaml")[0]["spec"]
+    rules = documents("components/hpa-accuracy/adapter-values.yaml")[0]["rules"]["custom"]
+    made = {rule["name"]["as"] for rule in rules}
     assert {metric["pods"]["metric"]["name"] for metric in horizontal["metrics"]} == made
 
 

@@ -57,7 +57,7 @@ def dashboard_expressions() -> list[str]:
 
 def autoscaler_expressions() -> list[str]:
     components = DEPLOY / "kubernetes/components"
-    adapter = yaml.safe_load((components / "hpa/adapter-values.yaml").read_text())
+    adapter = yaml.safe_load((components / "hpa-accuracy/adapter-values.yaml").read_text())
     scaled = yaml.safe_load((components / "keda/scaledobject.yaml").read_text())
     return [rule["metricsQuery"] for rule in adapter["rules"]["custom"]] + [
         trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]
