@@ -130,35 +130,22 @@ class Admission:
 
         Of those ahead, whole batches go first, and the rest share the newcomer's.
         """
-        fitting = [choice for choice in self._menu.allowed(door.policy) if choice.threads <= len(door.free_ns)]
+        free_ns, waiting = door.free_ns, self._waiting
+        fitting = [choice for choice in self._menu.allowed(door.policy) if choice.threads <= len(free_ns)]
+        batches = {choice.batch_sizes[-1] for choice in fitting}
+        starts_ns = {size: self._start_ns(free_ns, ahead - ahead % size) for size in batches}
         done_ns = []
         for choice in fitting:
-            start_ns = self._start_ns(door.free_ns, ahead - ahead % choice.batch_sizes[-1])
-            start_ns = max(start_ns, door.free_ns[choice.threads - 1])
-            run_ns = choice.latency_ns(1) if self._is_quiet(door, start_ns) else self._paying_ns(choice, door.price)
+            start_ns = max(starts_ns[choice.batch_sizes[-1]], free_ns[choice.threads - 1])
+            # What would start at once, with nobody waiting, is run whatever it costs.
+            quiet = start_ns == door.ready_ns and not waiting
+            run_ns = choice.alone_ns if quiet else _paying_ns(choice, door.price, waiting)
             if run_ns is not None:
                 done_ns.append(start_ns + run_ns)
         if not done_ns:
-            start_ns = self._start_ns(door.free_ns, ahead)
-            done_ns = [max(start_ns, door.free_ns[choice.threads - 1]) + choice.latency_ns(1) for choice in fitting]
+            start_ns = self._start_ns(free_ns, ahead)
+            done_ns = [max(start_ns, free_ns[choice.threads - 1]) + choice.alone_ns for choice in fitting]
         return min(done_ns) + self._overhead_ns
-
-    def _is_quiet(self, door: _Door, start_ns: int) -> bool:
-        """Whether the run would start at once, with nobody waiting: then whatever fits is run."""
-        return start_ns == door.ready_ns and not self._waiting
-
-    def _paying_ns(self, choice: Choice, price: float) -> int | None:
-        """Nanoseconds of the smallest run of `choice` that earns its core time, at most of all who wait; or None."""
-        for size in choice.batch_sizes:
-            if price * choice.latency_ns(size) * choice.threads <= size * choice.accuracy * _PAYS:
-                return choice.latency_ns(min(size, self._waiting + 1))
-        return None
-
-    def _batched_done_ns(self, free_ns: Sequence[int], count: int) -> int:
-        """When the last of `count` requests is done, if it shares a batch with those before it."""
-        workers, run_ns = len(free_ns), self._menu.cheapest.latency_ns(1)
-        done_ns = (sum(free_ns) + self.work_ns(count) + (workers - 1) * run_ns) / workers
-        return max(free_ns[0] + run_ns, int(done_ns))
 
     def _start_ns(self, free_ns: Sequence[int], ahead: int) -> int:
         """When a run with `ahead` requests before it starts at the latest."""
@@ -168,16 +155,24 @@ class Admission:
 
     def work_ns(self, count: int) -> float:
         """Core time that `count` waiting requests take at least: in batches, and pins and floors reckoned in."""
-        cheapest = self._menu.cheapest
-        dearer = max(1.0, (self._mean_cost_ns or 0.0) / cheapest.core_ns_per_image)
-        return cheapest.work_ns(count) * dearer
+        return self._menu.cheapest.work_ns(count) * self._dearer
+
+    @property
+    def _dearer(self) -> float:
+        """How much more core time requests take than the cheapest choice's, since some are pinned."""
+        return max(1.0, (self._mean_cost_ns or 0.0) / self._menu.cheapest.core_ns_per_image)
 
     def _worst_lateness_ns(self, deadline_ns: int, free_ns: Sequence[int]) -> int:
-        """By how much the request behind the newcomer that is hit worst would be late; looks at spaced positions."""
-        worst_ns = 0
+        """By how much the request behind the newcomer that is hit worst would be late; looks at spaced positions.
+
+        Each shares a batch with those before it, and the newcomer is among those.
+        """
+        cheapest, dearer, workers, free_sum_ns = self._menu.cheapest, self._dearer, len(free_ns), sum(free_ns)
+        run_ns, worst_ns = cheapest.alone_ns, 0
         for due_ns in self._later(deadline_ns):
-            done_ns = self._batched_done_ns(free_ns, self.due_by(due_ns) + 1)  # the newcomer is due by then as well
-            worst_ns = max(worst_ns, done_ns + self._overhead_ns - due_ns)
+            work_ns = cheapest.work_ns(self.due_by(due_ns) + 1) * dearer
+            done_ns = int((free_sum_ns + work_ns + (workers - 1) * run_ns) / workers)
+            worst_ns = max(worst_ns, max(free_ns[0] + run_ns, done_ns) + self._overhead_ns - due_ns)
         return worst_ns
 
     def _later(self, deadline_ns: int) -> list[int]:
@@ -196,3 +191,11 @@ def _spaced(start: int, stop: int) -> list[int]:
         found.append(int(position))
         position += max(1.0, (position - start) * (_LOOKAHEAD_RATIO - 1.0))
     return found
+
+
+def _paying_ns(choice: Choice, price: float, waiting: int) -> int | None:
+    """Nanoseconds of the smallest run of `choice` that earns its core time, at most of all who wait; or None."""
+    for size in choice.batch_sizes:
+        if price * choice.latency_ns(size) * choice.threads <= size * choice.accuracy * _PAYS:
+            return choice.latency_ns(min(size, waiting + 1))
+    return None

@@ -22,17 +22,19 @@ workers at once keeps them: what is served meanwhile must be done by then, as in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from service.core.deadline_queue import DeadlineQueue
 from service.core.load import LoadEstimator
 from service.core.menu import Choice, Menu
 from service.core.request import DEFAULT_POLICY, Plan, QueuedRequest, RoutingPolicy
+from service.core.shortfall import Shortfall
 
 _OFFSETS = (0, 1, 2, 4, 8, 16)
-_LOOKAHEAD_RATIO = 1.5
 _TIE = 1e-6
+_NEVER_NS = 1 << 62
 
 TARGET_EXPONENT = -0.07
 
@@ -63,11 +65,11 @@ class Situation:
         return sorted([self.now_ns] * self.idle + list(self.free_at_ns))
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     """A run that could start now: `size` requests from the queue, after `skipped` that would be given up.
 
-    `batch` is None where the queue is plain: then it is the `size` requests that follow the skipped ones.
+    `batch` is None where the queue is plain: then it is the `size` requests that follow the skipped ones. A tuple,
+    since a hundred are made for one plan where batches pay.
     """
 
     choice: Choice
@@ -100,7 +102,7 @@ class BatchPlanner:
             return None
         backlog_ns = (len(queue) - 1 + situation.expected) * self.menu.cheapest.core_ns_per_image
         price = self.load.price_per_core_ns(situation.now_ns, backlog_ns)
-        losses = _QueueLoss(situation, self.menu.cheapest, self.settings.overhead_ns)
+        losses = self._shortfall(situation)
         candidates = self._worth_trying(self._candidates(situation, price), situation, losses)
         if not candidates:
             return None
@@ -113,7 +115,17 @@ class BatchPlanner:
             latency_ns=best.latency_ns,
         )
 
-    def _worth_trying(self, candidates: list[_Candidate], situation: Situation, losses: _QueueLoss) -> list[_Candidate]:
+    def _shortfall(self, situation: Situation) -> Shortfall:
+        return Shortfall(
+            situation.queue,
+            self.menu.cheapest,
+            now_ns=situation.now_ns,
+            overhead_ns=self.settings.overhead_ns,
+            idle=situation.idle,
+            free_at_ns=situation.free_at_ns,
+        )
+
+    def _worth_trying(self, candidates: list[_Candidate], situation: Situation, losses: Shortfall) -> list[_Candidate]:
         """What is left of `candidates` by the two rules of order; all where they would cost queued requests.
 
         Of the usual width, where no more wait than there are servers of that width. And nobody is given up for a
@@ -136,7 +148,7 @@ class BatchPlanner:
                 return in_turn
         return candidates
 
-    def _can_wait(self, situation: Situation, width: int, losses: _QueueLoss) -> bool:
+    def _can_wait(self, situation: Situation, width: int, losses: Shortfall) -> bool:
         """Whether the head can wait until `width` workers are free, at nobody's cost."""
         queue = situation.queue
         if width <= situation.idle or not queue.is_plain:
@@ -148,19 +160,14 @@ class BatchPlanner:
         in_time = ends_ns + self.settings.overhead_ns <= queue[0].deadline_ns
         return in_time and losses.after(ends_ns, width, 1) <= 0.0
 
-    def _best(self, candidates: list[_Candidate], situation: Situation, price: float, losses: _QueueLoss) -> _Candidate:
+    def _best(self, candidates: list[_Candidate], situation: Situation, price: float, losses: Shortfall) -> _Candidate:
         """The candidate of the highest net value.
 
         What a run would cost others is dear to compute and never negative, so candidates are taken in the order of
         their value without it, until no further one can win.
         """
         worth = _WorthAlone(self.menu, price)
-        ranked = _undominated(
-            sorted(
-                ((self._gain(candidate, situation, worth), candidate) for candidate in candidates),
-                key=lambda row: (-row[0], row[1].latency_ns, -row[1].choice.accuracy),
-            )
-        )
+        ranked = _undominated([(self._gain(candidate, situation, worth), candidate) for candidate in candidates])
         if len(ranked) == 1:
             return ranked[0][1]
         best, best_key = ranked[0][1], (-math.inf, -math.inf, -math.inf)
@@ -186,7 +193,7 @@ class BatchPlanner:
         earned = sum(value_of(request, choice.accuracy, ends_ns) for request in candidate.batch)
         return earned - worth.of(candidate.batch, situation.now_ns) - price
 
-    def _cost_to_others(self, candidate: _Candidate, situation: Situation, price: float, losses: _QueueLoss) -> float:
+    def _cost_to_others(self, candidate: _Candidate, situation: Situation, price: float, losses: Shortfall) -> float:
         """What is lost among those queued and among those expected to arrive, if this run starts now.
 
         Of the latter each is worth what the cheapest choice earns with it beyond the price. In a flood that is nothing:
@@ -210,7 +217,7 @@ class BatchPlanner:
         None that is better than the one worth most at the price in force: only a sudden calm would choose it.
         """
         allowed = self.menu.allowed(policy)
-        fitting = [choice for choice in allowed if choice.latency_ns(1) <= slack_ns] or allowed
+        fitting = [choice for choice in allowed if choice.alone_ns <= slack_ns] or allowed
         if policy.target_ns is None:
             price = self.load.price_per_core_ns(now_ns, waiting * self.menu.cheapest.core_ns_per_image)
             best = max(
@@ -224,32 +231,32 @@ class BatchPlanner:
         fitting = [choice for choice in self.menu.allowed(request.policy) if choice.threads <= idle]
         if not fitting:
             return None
-        choice = min(fitting, key=lambda c: c.latency_ns(1))
-        return Plan(choice.variant.name, choice.threads, (request.request_id,), choice.latency_ns(1))
+        choice = min(fitting, key=lambda c: c.alone_ns)
+        return Plan(choice.variant.name, choice.threads, (request.request_id,), choice.alone_ns)
 
     def _candidates(self, situation: Situation, price: float) -> list[_Candidate]:
         """Runs for the head of the queue and, where batching pays, for what follows a head that is given up."""
-        queue = situation.queue
-        candidates: list[_Candidate] = []
-        for offset in _OFFSETS if self._batching and queue.is_plain else _OFFSETS[:1]:
+        queue, plain, candidates = situation.queue, situation.queue.is_plain, list[_Candidate]()
+        for offset in _OFFSETS if self._batching and plain else _OFFSETS[:1]:
             if offset >= len(queue):
                 break
             first = queue[offset]
             slack_ns = first.deadline_ns - self.settings.overhead_ns - situation.now_ns
             for choice in self.menu.allowed(first.policy):
-                if choice.threads <= situation.idle and choice.latency_ns(1) <= slack_ns:
-                    if queue.is_plain:
-                        candidates.extend(self._plain_batches(situation, choice, offset, slack_ns))
+                if choice.threads <= situation.idle and choice.alone_ns <= slack_ns:
+                    if plain:
+                        sizes = self._plain_sizes(choice, len(queue) - offset, slack_ns)
+                        candidates += [_Candidate(choice, size, choice.latency_ns(size), offset) for size in sizes]
                     else:
                         candidates.extend(self._batches(situation, choice, offset))
         return candidates or self._first_that_fits(situation, price)
 
-    def _plain_batches(self, situation: Situation, choice: Choice, offset: int, slack_ns: int) -> Iterator[_Candidate]:
+    def _plain_sizes(self, choice: Choice, waiting: int, slack_ns: int) -> tuple[int, ...]:
         """The largest batch that the first one's slack allows, half of it, and one. The queue is in deadline order."""
-        size_max = min(choice.batch_sizes[-1], self.settings.batch_size_max, len(situation.queue) - offset)
-        size = min(size_max, choice.batch_size_max(slack_ns)) if size_max > 1 else 1
-        for tried in sorted({size, (size + 1) // 2, 1}):
-            yield _Candidate(choice, tried, choice.latency_ns(tried), offset)
+        size = min(choice.batch_sizes[-1], self.settings.batch_size_max, waiting)
+        if size > 1:
+            size = min(size, choice.batch_size_max(slack_ns))
+        return (1, (size + 1) // 2, size) if size > 2 else (1, 2)[: max(1, size)]
 
     def _first_that_fits(self, situation: Situation, price: float) -> list[_Candidate]:
         """When the head waits for a variant or width that is not to be had now, serve the next that can be.
@@ -259,16 +266,16 @@ class BatchPlanner:
         queue, earliest_ns = situation.queue, situation.now_ns + self.settings.overhead_ns
         start = 0
         if queue.is_plain:
-            usable = [choice.latency_ns(1) for choice in self.menu.choices if choice.threads <= situation.idle]
+            usable = [choice.alone_ns for choice in self.menu.choices if choice.threads <= situation.idle]
             start = queue.count_due_by(earliest_ns + min(usable) - 1) if usable else len(queue)
         reserved = self._reserved(situation, price)
         for position in range(start, len(queue)):
             request = queue[position]
             found = [
-                _Candidate(choice, 1, choice.latency_ns(1), 0, (request,))
+                _Candidate(choice, 1, choice.alone_ns, 0, (request,))
                 for choice in self.menu.allowed(request.policy)
                 if choice.threads <= situation.idle
-                and earliest_ns + choice.latency_ns(1) <= request.deadline_ns
+                and earliest_ns + choice.alone_ns <= request.deadline_ns
                 and _leaves(situation, choice, reserved)
             ]
             if found:
@@ -327,27 +334,30 @@ def _leaves(situation: Situation, choice: Choice, reserved: list[tuple[int, int]
     """Whether one of the `reserved` starts can still be kept if a run of `choice` starts now."""
     if not reserved:
         return True
-    busy_until_ns = [situation.now_ns + choice.latency_ns(1)] * choice.threads
+    busy_until_ns = [situation.now_ns + choice.alone_ns] * choice.threads
     idle = [situation.now_ns] * (situation.idle - choice.threads)
     free_at_ns = sorted([*busy_until_ns, *idle, *situation.free_at_ns])
     return any(free_at_ns[threads - 1] <= start_ns for threads, start_ns in reserved)
 
 
-def _undominated(ranked: Sequence[tuple[float, _Candidate]]) -> list[tuple[float, _Candidate]]:
-    """What of `ranked`, highest gain first, could still win once its cost to others is known.
+def _undominated(found: Iterable[tuple[float, _Candidate]]) -> list[tuple[float, _Candidate]]:
+    """What could still win once its cost to others is known: gains and candidates, highest gain first.
 
     That cost only grows with the end of a run, all else equal: of runs of the same size, width and place in the
     queue, one that gains less than another and ends no sooner cannot win. Under load this leaves one run per width,
     and the dear look into the future is not taken at all where only one fits.
     """
+    ranked = sorted(
+        (-gain, candidate.latency_ns, -candidate.choice.accuracy, place, candidate)
+        for place, (gain, candidate) in enumerate(found)
+    )
     soonest: dict[tuple[int, int, int], int] = {}
     kept = []
-    for gain, candidate in ranked:
+    for loss, latency_ns, _, _, candidate in ranked:
         kind = (candidate.choice.threads, candidate.size, candidate.skipped)
-        latency_ns = soonest.get(kind)
-        if latency_ns is None or candidate.latency_ns < latency_ns:
-            soonest[kind] = candidate.latency_ns
-            kept.append((gain, candidate))
+        if latency_ns < soonest.get(kind, _NEVER_NS):
+            soonest[kind] = latency_ns
+            kept.append((-loss, candidate))
     return kept
 
 
@@ -375,13 +385,13 @@ class _WorthAlone:
         found = self._by_policy.get(key)
         if found is None:
             allowed = self._menu.allowed(policy)
-            found = max(c.accuracy - self.price * c.latency_ns(1) * c.threads for c in allowed)
+            found = max(c.accuracy - self.price * c.alone_ns * c.threads for c in allowed)
             self._by_policy[key] = found
         return found
 
     def _with_target(self, request: QueuedRequest, now_ns: int) -> float:
         return max(
-            value_of(request, c.accuracy, now_ns + c.latency_ns(1)) - self.price * c.latency_ns(1) * c.threads
+            value_of(request, c.accuracy, now_ns + c.alone_ns) - self.price * c.alone_ns * c.threads
             for c in self._menu.allowed(request.policy)
         )
 
@@ -396,62 +406,3 @@ def value_of(request: QueuedRequest, accuracy: float, ends_ns: int) -> float:
     if target_ns is None:
         return accuracy
     return float(accuracy * (max(1, ends_ns - request.received_ns) / target_ns) ** TARGET_EXPONENT)
-
-
-class _QueueLoss:
-    """Expected loss, in top-1 points, among the requests that stay queued after a candidate run.
-
-    Fluid estimate: by the deadline of the request at position j, the workers free by then can have given
-    (time left) core-nanoseconds each; j+1 requests at the cheapest choice need that many core-nanoseconds. The
-    worst shortfall over the queue is what is lost. Looks at geometrically spaced positions, so that a queue
-    of 1,000 costs about twenty looks per thread width.
-    """
-
-    def __init__(self, situation: Situation, cheapest: Choice, overhead_ns: int) -> None:
-        self._situation = situation
-        self._cheapest = cheapest
-        self._cost = cheapest.core_ns_per_image
-        self._due = [
-            (position + 1, situation.queue[position].deadline_ns - overhead_ns)
-            for position in _geometric_positions(len(situation.queue))
-        ]
-        self._tight: dict[int, list[tuple[int, float, int]]] = {}
-
-    def after(self, ends_ns: int, threads: int, taken: int) -> float:
-        """Loss if `threads` workers are busy until `ends_ns` and the first `taken` requests leave the queue."""
-        lost = 0.0
-        for count, needed, due_ns in self._needs(threads):
-            if count <= taken:
-                continue
-            own = threads * max(0, due_ns - ends_ns)
-            lost = max(lost, needed - taken * self._cost - own)
-        return lost / self._cost * self._cheapest.accuracy
-
-    def _needs(self, threads: int) -> list[tuple[int, float, int]]:
-        """Per looked-at position: requests up to it, core time they need beyond what others give, and its due time."""
-        found = self._tight.get(threads)
-        if found is None:
-            situation = self._situation
-            others = situation.idle - threads
-            # Runs are not fluid: of W workers the last may still be on a run that the sum counts as done.
-            grain = (situation.idle + len(situation.free_at_ns) - 1) * self._cheapest.latency_ns(1)
-            found = []
-            for count, due_ns in self._due:
-                given = others * max(0, due_ns - situation.now_ns)
-                for free_ns in situation.free_at_ns:
-                    given += max(0, due_ns - free_ns)
-                needed = self._cheapest.work_ns(count) + grain - given
-                if needed > 0:
-                    found.append((count, needed, due_ns))
-            self._tight[threads] = found
-        return found
-
-
-def _geometric_positions(length: int) -> Sequence[int]:
-    positions, position = [], 1
-    while position <= length:
-        positions.append(position - 1)
-        position = max(position + 1, int(position * _LOOKAHEAD_RATIO))
-    if positions and positions[-1] != length - 1:
-        positions.append(length - 1)
-    return positions

@@ -7,7 +7,6 @@ times. Deterministic: the same observations give the same answers. Reads no cloc
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,10 +14,9 @@ from dataclasses import dataclass
 from service.core.arrival_rate import ArrivalRate
 from service.core.capacity_price import IDLE, Operation, best_operation
 from service.core.menu import Menu
-from service.core.queueing_loss import poisson_tail
+from service.core.outlook import Outlook
 
 NS_PER_S = 1_000_000_000
-_FUTURE_STEPS = 8
 _SAMPLE = 16
 _SIDE_COST_WEIGHT = 1 / 32
 
@@ -74,7 +72,7 @@ class LoadEstimator:
     def adopt(self, menu: Menu) -> None:
         """Reckon with `menu` from now on. Who arrives, and with which budgets, is known already."""
         self.menu = menu
-        self._operation, self._solved_at_ns = IDLE, None
+        self._operation, self._steady, self._burst = IDLE, _Solution(), _Solution()
 
     def observe(self, budget_ns: int, now_ns: int) -> None:
         """Count one arrival that has `budget_ns` left for queue and run."""
@@ -145,29 +143,17 @@ class LoadEstimator:
         """Top-1 points expected to be lost to arrivals until the cores have caught up.
 
         `free_after_ns`: for each worker, nanoseconds until it is free (0: idle), rising. `backlog_core_ns`: core time
-        that what is queued will take. Work arrives at the estimated rate times the cheapest choice's cost at the usual
-        width, and each free server does a nanosecond of it in a nanosecond. An arrival whose budget is shorter than its
-        wait plus the fastest run is lost; the share of recent budgets that are so short, times rate, is summed until
-        nothing is left waiting.
+        that what is queued will take. See `outlook.py` for how; each arrival is worth the cheapest choice of the usual
+        width.
         """
         budgets = self._sorted_budgets
         rate = self.arrivals_per_ns(now_ns)
         if not budgets or rate <= 0.0:
             return 0.0
-        ahead = self._outlook(free_after_ns, backlog_core_ns, rate)
-        hopeless = bisect_left(budgets, ahead.fastest_ns)
-        step_ns = max(ahead.free_after_ns[-1] / _FUTURE_STEPS, ahead.run_ns / 4)
-        lost, at_ns = 0.0, step_ns / 2
-        for _ in range(4 * _FUTURE_STEPS):
-            free = bisect_right(ahead.free_after_ns, at_ns)
-            if free == len(ahead.free_after_ns) and ahead.backlog_ns <= 0.0:
-                break
-            lost += max(0.0, ahead.missed(at_ns, free, budgets) - hopeless)
-            ahead.backlog_ns = max(0.0, ahead.backlog_ns + (rate * ahead.run_ns_per_image - free) * step_ns)
-            at_ns += step_ns
-        return rate * step_ns * lost / len(budgets) * ahead.accuracy
+        ahead = self._outlook(free_after_ns, rate)
+        return ahead.missed(backlog_core_ns / ahead.width, budgets) * ahead.accuracy
 
-    def _outlook(self, free_after_ns: Sequence[int], backlog_core_ns: float, rate: float) -> _Outlook:
+    def _outlook(self, free_after_ns: Sequence[int], rate: float) -> Outlook:
         """The workers as servers of the usual width: one is free when so many workers are."""
         width = self.width
         if width is None or width == 1 or width > len(free_after_ns):
@@ -176,54 +162,13 @@ class LoadEstimator:
             cheapest = self.menu.cheapest_at(width)
             widths = ((1, dict(self.menu.fastest_by_width)[width]),)
         servers = free_after_ns[width - 1 :: width]
-        return _Outlook(
+        return Outlook(
             free_after_ns=servers,
-            widths=tuple((threads, latency_ns) for threads, latency_ns in widths if threads <= len(servers)),
-            run_ns=cheapest.latency_ns(1),
+            width=width,
+            widths=tuple(pair for pair in widths if pair[0] <= len(servers)),
+            run_ns=cheapest.alone_ns,
             # Decoding takes the same cores, before the run.
             run_ns_per_image=(cheapest.core_ns_per_image + self._side_core_ns) / width,
-            backlog_ns=backlog_core_ns / width,
-            arrivals_per_run=rate * cheapest.latency_ns(1),
+            arrivals_per_ns=rate,
             accuracy=cheapest.accuracy,
         )
-
-
-@dataclass(slots=True)
-class _Outlook:
-    """The near future, as an arrival would find it: servers, when they are free, and what they have to do.
-
-    `widths`: (servers, nanoseconds) of the fastest run on one server, and on several at once. `run_ns`: the cheapest
-    run; `run_ns_per_image` the same in full batches. `backlog_ns`: server time that what is queued will take.
-    """
-
-    free_after_ns: Sequence[int]
-    widths: tuple[tuple[int, int], ...]
-    run_ns: int
-    run_ns_per_image: float
-    backlog_ns: float
-    arrivals_per_run: float
-    accuracy: float
-
-    @property
-    def fastest_ns(self) -> int:
-        """The fastest run there is."""
-        return min(latency_ns for _, latency_ns in self.widths)
-
-    def missed(self, at_ns: float, free: int, budgets: Sequence[int]) -> float:
-        """How many of `budgets` (rising) an arrival at `at_ns`, when `free` servers are free, would miss."""
-        alone_ns = min(
-            max(0.0, self.free_after_ns[servers - 1] - at_ns) + latency_ns for servers, latency_ns in self.widths
-        )
-        short = bisect_left(budgets, alone_ns)
-        residual_ns = self.run_ns / (free + 1)
-        if self.backlog_ns > 0.0:
-            # Servers are on short runs. The earliest deadline goes first: only what is due sooner is in the way.
-            ahead_ns = self.backlog_ns * short / len(budgets) / max(1, free)
-            wait_ns = residual_ns if free else self.free_after_ns[0] - at_ns
-            return float(bisect_left(budgets, max(alone_ns, wait_ns + self.run_ns) + ahead_ns))
-        if free == 0:
-            return float(short)
-        # A server is free, unless so many arrivals (Poisson) have come before that all are on short runs.
-        wait_ns = min(self.free_after_ns[free] - at_ns, residual_ns)
-        blocked = bisect_left(budgets, max(alone_ns, wait_ns + self.run_ns))
-        return short + (blocked - short) * poisson_tail(self.arrivals_per_run, free)

@@ -6,7 +6,7 @@ The menu is the planner's only view of models. It knows no queue and no clock.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from model_store.latency_profile import LatencyProfile
 from model_store.manifest import ModelVariant
@@ -24,13 +24,20 @@ BATCH_GAIN_MIN = 0.15
 # and answered a third fewer requests in time.
 BATCHING_PAYS_MIN = 0.5
 
+# Pins come from the menu, but `min_accuracy` is any number: what is kept by policy is bounded.
+_POLICIES_MAX = 256
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, slots=True)
 class Choice:
     """One variant at one thread width. `accuracy` is its value in top-1 points (percent).
 
     `scale` is what observed runs say of the profile (see `drift.py`): every prediction is profile times scale.
     `batch_sizes` are those worth planning, rising from 1; its menu sets them, since that takes a comparison.
+
+    What follows from these is kept as plain numbers, since every request asks for it of every choice: `threads`, worker
+    cores of a run; `alone_ns`, nanoseconds of a run of one image; `core_ns_per_image`, core nanoseconds that one image
+    costs at the most efficient batch size.
     """
 
     variant: ModelVariant
@@ -38,11 +45,21 @@ class Choice:
     profile: LatencyProfile
     scale: float = 1.0
     batch_sizes: tuple[int, ...] = (1,)
+    threads: int = field(init=False)
+    alone_ns: int = field(init=False)
+    core_ns_per_image: float = field(init=False)
+    _latency_by_size: dict[int, int] = field(init=False, default_factory=dict)
 
-    @property
-    def threads(self) -> int:
-        """Worker cores a run of this choice takes."""
-        return self.profile.threads
+    def __post_init__(self) -> None:
+        """Derive what is kept."""
+        self.threads = self.profile.threads
+        self._derive()
+
+    def _derive(self) -> None:
+        self._latency_by_size.clear()
+        self.alone_ns = self.latency_ns(1)
+        size = self.batch_sizes[-1]
+        self.core_ns_per_image = self.latency_ns(size) * self.threads / size
 
     @property
     def batch_gain(self) -> float:
@@ -59,10 +76,20 @@ class Choice:
                 sizes.append(point.batch_size)
                 per_image = cost
         self.batch_sizes = tuple(sizes)
+        self._derive()
+
+    def rescale(self, scale: float) -> None:
+        """Predict profile times `scale` from now on."""
+        if scale != self.scale:
+            self.scale = scale
+            self._derive()
 
     def latency_ns(self, batch_size: int) -> int:
         """Predicted nanoseconds of one run of `batch_size` images."""
-        return int(self.profile.latency_ns(batch_size) * self.scale)
+        found = self._latency_by_size.get(batch_size)
+        if found is None:
+            found = self._latency_by_size[batch_size] = int(self.profile.latency_ns(batch_size) * self.scale)
+        return found
 
     def batch_size_max(self, budget_ns: int) -> int:
         """Largest batch predicted to finish within `budget_ns`; 0 if not even one image does."""
@@ -70,15 +97,12 @@ class Choice:
 
     def work_ns(self, count: int) -> int:
         """Core nanoseconds that `count` images take in batches as large as they get."""
-        full, rest = divmod(count, self.batch_sizes[-1])
-        latency_ns = full * self.latency_ns(self.batch_sizes[-1]) + (self.latency_ns(rest) if rest else 0)
-        return latency_ns * self.threads
-
-    @property
-    def core_ns_per_image(self) -> float:
-        """Core nanoseconds one image costs at this choice's most efficient batch size."""
         size = self.batch_sizes[-1]
-        return self.latency_ns(size) * self.threads / size
+        if size == 1:
+            return count * self.alone_ns * self.threads
+        full, rest = divmod(count, size)
+        latency_ns = full * self.latency_ns(size) + (self.latency_ns(rest) if rest else 0)
+        return latency_ns * self.threads
 
 
 class Menu:
@@ -89,18 +113,19 @@ class Menu:
 
     def __init__(self, choices: Iterable[Choice], known: Collection[str] = ()) -> None:
         """Order the choices: most accurate first, then fastest."""
-        self.choices = tuple(sorted(choices, key=lambda choice: (-choice.accuracy, choice.latency_ns(1))))
+        self.choices = tuple(sorted(choices, key=lambda choice: (-choice.accuracy, choice.alone_ns)))
         if not self.choices:
             raise ValueError("a menu needs at least one routable variant")
         if max(choice.batch_gain for choice in self.choices) >= BATCHING_PAYS_MIN:
             for choice in self.choices:
-                alone = [c.latency_ns(1) * c.threads for c in self.choices if c.variant.name == choice.variant.name]
+                alone = [c.alone_ns * c.threads for c in self.choices if c.variant.name == choice.variant.name]
                 choice.keep_batches_below(min(alone))
         self._known = frozenset(known)
         self._cheapest: Choice | None = None
         self._cheapest_at: dict[int, Choice] = {}
         self._fastest_by_width: tuple[tuple[int, int], ...] | None = None
         self._allowed: dict[tuple[str | None, float | None], tuple[Choice, ...]] = {}
+        self._fastest_ns: dict[tuple[str | None, float | None], int] = {}
 
     def allowed(self, policy: RoutingPolicy) -> tuple[Choice, ...]:
         """The choices `policy` allows, most accurate first; never empty.
@@ -113,8 +138,7 @@ class Menu:
         found = self._allowed.get(key)
         if found is None:
             found = self._select(policy)
-            # Bounded: pins come from the menu, and min_accuracy only matters at the menu's own steps.
-            if len(self._allowed) < 256:
+            if len(self._allowed) < _POLICIES_MAX:
                 self._allowed[key] = found
         return found
 
@@ -150,13 +174,20 @@ class Menu:
     def rescale(self, scales: Mapping[tuple[str, int], float]) -> None:
         """Multiply the profile of each choice, by (variant, threads), with what was observed of it."""
         for choice in self.choices:
-            choice.scale = scales[choice.variant.name, choice.threads]
+            choice.rescale(scales[choice.variant.name, choice.threads])
         self._cheapest = self._fastest_by_width = None
         self._cheapest_at.clear()
+        self._fastest_ns.clear()
 
     def fastest_ns(self, policy: RoutingPolicy) -> int:
         """Nanoseconds of the fastest single-image run that `policy` allows."""
-        return min(choice.latency_ns(1) for choice in self.allowed(policy))
+        key = (policy.variant, policy.min_accuracy)
+        found = self._fastest_ns.get(key)
+        if found is None:
+            found = min(choice.alone_ns for choice in self.allowed(policy))
+            if len(self._fastest_ns) < _POLICIES_MAX:
+                self._fastest_ns[key] = found
+        return found
 
     @property
     def fastest_by_width(self) -> tuple[tuple[int, int], ...]:
@@ -164,7 +195,7 @@ class Menu:
         if self._fastest_by_width is None:
             fastest: dict[int, int] = {}
             for choice in self.choices:
-                latency_ns = choice.latency_ns(1)
+                latency_ns = choice.alone_ns
                 fastest[choice.threads] = min(latency_ns, fastest.get(choice.threads, latency_ns))
             self._fastest_by_width = tuple(sorted(fastest.items()))
         return self._fastest_by_width
@@ -187,7 +218,7 @@ class Menu:
     def best_within(self, budget_ns: int, policy: RoutingPolicy) -> Choice | None:
         """The most accurate choice whose single-image run fits `budget_ns` (MaxAcc); None if none does."""
         for choice in self.allowed(policy):
-            if choice.latency_ns(1) <= budget_ns:
+            if choice.alone_ns <= budget_ns:
                 return choice
         return None
 

@@ -1,0 +1,90 @@
+"""What of a queue would be lost if a run started now, by the queue's own deadlines.
+
+Fluid estimate: by the deadline of the request at position j, the workers free by then can have given
+(time left) core-nanoseconds each; j+1 requests at the cheapest choice need that many core-nanoseconds. The
+worst shortfall over the queue is what is lost. Looks at geometrically spaced positions, so that a queue
+of 1,000 costs about twenty looks per thread width. Knows nothing of requests that have not arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+
+from service.core.deadline_queue import DeadlineQueue
+from service.core.menu import Choice
+
+_LOOKAHEAD_RATIO = 1.5
+_LENGTHS_MAX = 4096
+"""How many lengths of queues are remembered with their positions."""
+
+
+class Shortfall:
+    """The expected loss, in top-1 points, among the requests that stay queued after a run that starts at `now_ns`."""
+
+    def __init__(
+        self,
+        queue: DeadlineQueue,
+        cheapest: Choice,
+        *,
+        now_ns: int,
+        overhead_ns: int,
+        idle: int,
+        free_at_ns: Sequence[int],
+    ) -> None:
+        """`idle` workers, and others that are free at `free_at_ns`; nothing is looked at before it is asked for."""
+        self._queue = queue
+        self._cheapest = cheapest
+        self._now_ns = now_ns
+        self._overhead_ns = overhead_ns
+        self._idle = idle
+        self._free_at_ns = free_at_ns
+        self._needs_by_width: dict[int, list[tuple[int, float, int]]] = {}
+
+    def after(self, ends_ns: int, threads: int, taken: int) -> float:
+        """Loss if `threads` workers are busy until `ends_ns` and the first `taken` requests leave the queue."""
+        needs = self._needs_by_width.get(threads)
+        if needs is None:
+            needs = self._needs_by_width[threads] = self._needs(threads)
+        lost, taken_ns = 0.0, taken * self._cheapest.core_ns_per_image
+        for count, needed, due_ns in needs:
+            if count > taken:
+                missing = needed - taken_ns - (threads * (due_ns - ends_ns) if due_ns > ends_ns else 0)
+                lost = max(lost, missing)
+        return lost / self._cheapest.core_ns_per_image * self._cheapest.accuracy
+
+    @cached_property
+    def _due(self) -> list[tuple[int, float, int]]:
+        """Per looked-at position: requests up to it, core time they need, and when the last of them is due.
+
+        Runs are not fluid: of W workers the last may still be on a run that the sum counts as done.
+        """
+        queue, cheapest = self._queue, self._cheapest
+        grain = (self._idle + len(self._free_at_ns) - 1) * cheapest.alone_ns
+        return [
+            (at + 1, cheapest.work_ns(at + 1) + grain, queue[at].deadline_ns - self._overhead_ns)
+            for at in _geometric_positions(len(queue))
+        ]
+
+    def _needs(self, threads: int) -> list[tuple[int, float, int]]:
+        """The same, with the core time that is needed beyond what others give; only where any is."""
+        others, now_ns, found = self._idle - threads, self._now_ns, []
+        for count, work_ns, due_ns in self._due:
+            given = others * (due_ns - now_ns) if due_ns > now_ns else 0
+            for free_ns in self._free_at_ns:
+                if due_ns > free_ns:
+                    given += due_ns - free_ns
+            if work_ns > given:
+                found.append((count, work_ns - given, due_ns))
+        return found
+
+
+@lru_cache(maxsize=_LENGTHS_MAX)
+def _geometric_positions(length: int) -> tuple[int, ...]:
+    positions, position = [], 1
+    while position <= length:
+        positions.append(position - 1)
+        position = max(position + 1, int(position * _LOOKAHEAD_RATIO))
+    if positions and positions[-1] != length - 1:
+        positions.append(length - 1)
+    return tuple(positions)
