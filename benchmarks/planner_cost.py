@@ -1,8 +1,9 @@
-"""What one decision costs: `BatchPlanner.plan` for queues of 1 to 1000 on menus of several machines, seeded.
+"""What decisions cost: one plan, for several menus and queues; and all that one request asks of the scheduler.
 
-Thread time, so that other work on the machine does not count. Each situation is planned for once, as in service: the
-prices that the load estimate keeps for some milliseconds are solved anew in a share of the situations, and fall into
-the upper percentiles. Writes `results/planner_cost.md`. Judges cost only, never the plans.
+Queues of 1 to 1000 on menus of several machines, seeded; `request_cost.py` has the second. Thread time, so that other
+work on the machine does not count. Each situation is planned for once, as in service: the prices that the load estimate
+keeps for some milliseconds are solved anew in a share of the situations, and fall into the upper percentiles. Writes
+`results/planner_cost.md`. Judges cost only, never the plans.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import request_cost
 from benchmarks.report import origin, table
 from benchmarks.scores import Percentiles
 from benchmarks.traffic import NS_PER_MS, Mix, Stretch, gamma_bursts, schedule
@@ -80,6 +82,7 @@ def _planner_with_history(rng: random.Random, menu: Menu, workers: int) -> tuple
     load = LoadEstimator(menu, workers)
     capacity_per_s = workers * 1e9 / menu.cheapest.core_ns_per_image
     past = schedule(gamma_bursts(4.0), [Stretch(capacity_per_s, _HISTORY_S)], _MIX, rng.randrange(2**32))
+    load.running(0, anything=True)  # as at that load: arrivals that no run sees would make the look ahead free
     for request in past:
         load.observe(request.budget_ns, request.at_ns)
     return BatchPlanner(menu, load, PlannerSettings(BATCH_SIZE_MAX, OVERHEAD_NS)), round(_HISTORY_S * 1e9)
@@ -109,7 +112,10 @@ def main(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     situations = 100 if options.quick else 2000
     costs = [measure(menu, queued, situations) for menu, queued in itertools.product(MENUS, QUEUES)]
-    text = document(costs, "python -m benchmarks planner" + (" --quick" if options.quick else ""))
+    inside = itertools.product((False, True), request_cost.INSIDE)
+    requests = [request_cost.measure(others, pinned=pinned, requests=situations) for pinned, others in inside]
+    command = "python -m benchmarks planner" + (" --quick" if options.quick else "")
+    text = document(costs, command) + "\n" + request_cost.section(requests)
     print(text)
     options.results.mkdir(parents=True, exist_ok=True)
     (options.results / "planner_cost.md").write_text(text)

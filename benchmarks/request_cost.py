@@ -1,7 +1,7 @@
 """What one request costs the scheduler, from the door to the end of its run: the event loop does this for each.
 
-In turn one request arrives and one run ends, so that as many others are always inside; the engine asks in this order: `infeasible`, `expect`, `likely_variants`,
-`idle_choice`, `submit`, `worker_idle`. Thread time of each call. Judges cost only, never the decisions.
+In turn one request arrives and one run ends, so that as many others are always inside, and the scheduler is asked in
+the engine's order. Thread time of each call. Judges cost only, never the decisions.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from benchmarks.report import table
 from benchmarks.scores import Percentiles
 from service.core.batch_planner import BatchPlanner, PlannerSettings
 from service.core.deadline_queue import DeadlineQueue
@@ -117,3 +118,24 @@ def measure(inside: int, *, pinned: bool, requests: int, seed: int = 0) -> Reque
     sums = Percentiles(list(map(sum, zip(*watch.took_us.values(), strict=True))))
     steps = {step: Percentiles(took).at(50) for step, took in watch.took_us.items()}
     return RequestCost(inside, pinned, requests, steps, sums.at(50), sums.at(99))
+
+
+def section(costs: Sequence[RequestCost]) -> str:
+    """The costs as Markdown: a column a step, in the order they are asked."""
+    rows = [
+        (
+            f"{'pinned' if cost.pinned else 'free'}, {cost.inside} others",
+            *(f"{cost.by_step_us[step]:.0f}" for step in STEPS),
+            f"{cost.p50_us:.0f}",
+            f"{cost.p99_us:.0f}",
+        )
+        for cost in costs
+    ]
+    header = ("request", *(f"`{step}`" for step in STEPS), "all, median", "all, 99th percentile")
+    return (
+        "## What one request asks of the scheduler\n\n"
+        f"Microseconds of thread time, medians over {costs[0].requests} requests each on the menu {MENU}, while "
+        "others are inside, two of them run. A pinned request may take one variant only, at either width. The price "
+        "is solved every 50 ms: once in the requests of the 99th percentile, twice where more than three a worker wait."
+        f"\n\n{table(header, rows)}\n"
+    )

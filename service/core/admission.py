@@ -138,8 +138,8 @@ class Admission:
         for choice in fitting:
             start_ns = max(starts_ns[choice.batch_sizes[-1]], free_ns[choice.threads - 1])
             # What would start at once, with nobody waiting, is run whatever it costs.
-            quiet = start_ns == door.ready_ns and not waiting
-            run_ns = choice.alone_ns if quiet else _paying_ns(choice, door.price, waiting)
+            free = not door.price or (start_ns == door.ready_ns and not waiting)
+            run_ns = choice.alone_ns if free else _paying_ns(choice, door.price, waiting)
             if run_ns is not None:
                 done_ns.append(start_ns + run_ns)
         if not done_ns:

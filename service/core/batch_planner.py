@@ -220,9 +220,8 @@ class BatchPlanner:
         fitting = [choice for choice in allowed if choice.alone_ns <= slack_ns] or allowed
         if policy.target_ns is None:
             price = self.load.price_per_core_ns(now_ns, waiting * self.menu.cheapest.core_ns_per_image)
-            best = max(
-                fitting, key=lambda choice: (choice.accuracy - price * choice.core_ns_per_image, choice.accuracy)
-            )
+            net = [choice.accuracy - price * choice.core_ns_per_image for choice in fitting]
+            best = fitting[net.index(max(net))]  # among equals the first: the more accurate
             fitting = [choice for choice in fitting if choice.accuracy <= best.accuracy]
         return {choice.variant.name for choice in fitting}
 
@@ -242,13 +241,21 @@ class BatchPlanner:
                 break
             first = queue[offset]
             slack_ns = first.deadline_ns - self.settings.overhead_ns - situation.now_ns
-            for choice in self.menu.allowed(first.policy):
-                if choice.threads <= situation.idle and choice.alone_ns <= slack_ns:
-                    if plain:
-                        sizes = self._plain_sizes(choice, len(queue) - offset, slack_ns)
-                        candidates += [_Candidate(choice, size, choice.latency_ns(size), offset) for size in sizes]
-                    else:
-                        candidates.extend(self._batches(situation, choice, offset))
+            fitting = [
+                choice
+                for choice in self.menu.allowed(first.policy)
+                if choice.alone_ns <= slack_ns and choice.threads <= situation.idle
+            ]
+            if not plain:
+                candidates += [found for choice in fitting for found in self._batches(situation, choice, offset)]
+            elif not self._batching:
+                candidates = [_Candidate(choice, 1, choice.alone_ns, offset) for choice in fitting]
+            else:
+                candidates += [
+                    _Candidate(choice, size, choice.latency_ns(size), offset)
+                    for choice in fitting
+                    for size in self._plain_sizes(choice, len(queue) - offset, slack_ns)
+                ]
         return candidates or self._first_that_fits(situation, price)
 
     def _plain_sizes(self, choice: Choice, waiting: int, slack_ns: int) -> tuple[int, ...]:
@@ -385,7 +392,7 @@ class _WorthAlone:
         found = self._by_policy.get(key)
         if found is None:
             allowed = self._menu.allowed(policy)
-            found = max(c.accuracy - self.price * c.alone_ns * c.threads for c in allowed)
+            found = max([c.accuracy - self.price * c.alone_ns * c.threads for c in allowed])
             self._by_policy[key] = found
         return found
 

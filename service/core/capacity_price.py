@@ -216,12 +216,14 @@ def _point(price: float, hulls: Sequence[_Hull], demand: _Demand) -> _Point:
 
 def _lost_share(below: _Point, above: _Point, share: float, workers: int, width: int) -> float:
     """Share of requests that wait too long with `share` of them at the lower price, the rest at the higher."""
-    runs = [run for point, weight in ((below, share), (above, 1.0 - share)) if weight for run in point.runs(weight)]
+    utilisation = _mean(below.utilisation, above.utilisation, share)
+    # A flood is judged by its size alone, so that its runs need not be made: most of the mixes in one.
+    parts = ((below, share), (above, 1.0 - share)) if utilisation < 1.0 else ()
     return lost_share(
-        runs,
+        [run for point, weight in parts if weight for run in point.runs(weight)],
         workers=workers,
         width=width,
-        utilisation=_mean(below.utilisation, above.utilisation, share),
+        utilisation=utilisation,
         core_ns=_mean(below.core_ns, above.core_ns, share),
     )
 

@@ -8,6 +8,7 @@ quantile, since one outlier on a shared machine must not price everything out fo
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import deque
 
@@ -36,17 +37,23 @@ class Drift:
 
     def __init__(self, window: int = _WINDOW) -> None:
         """Nothing observed: the prediction holds."""
-        self._observed: deque[tuple[int, float]] = deque(maxlen=window)
+        self._window = window
+        self._observed: deque[tuple[int, float]] = deque()
+        self._ordered: list[float] = []
         self._ratio = 1.0
         self._at_ns = 0
 
     def observe(self, predicted_ns: int, took_ns: int, now_ns: int) -> None:
         """Something that was predicted to take `predicted_ns` took `took_ns` and ended at `now_ns`."""
-        ratio = took_ns / max(1, predicted_ns)
-        self._observed.append((now_ns, min(RATIO_MAX, max(RATIO_MIN, ratio))))
-        recent = self._recent(now_ns)
-        if len(recent) >= ENOUGH:
-            self._ratio, self._at_ns = _quantile(recent), now_ns
+        ratio = min(RATIO_MAX, max(RATIO_MIN, took_ns / max(1, predicted_ns)))
+        self._forget(now_ns)
+        if len(self._observed) == self._window:
+            self._drop_oldest()
+        self._observed.append((now_ns, ratio))
+        bisect.insort(self._ordered, ratio)
+        count = len(self._ordered)
+        if count >= ENOUGH:
+            self._ratio, self._at_ns = self._ordered[min(count - 1, int(QUANTILE * count))], now_ns
 
     def ratio(self, now_ns: int) -> float:
         """Observed over predicted, at the quantile, relaxed for the time nothing was observed."""
@@ -54,11 +61,17 @@ class Drift:
 
     def median(self, now_ns: int) -> float | None:
         """The usual ratio lately; None where there are too few observations."""
-        recent = sorted(self._recent(now_ns))
-        return recent[len(recent) // 2] if len(recent) >= ENOUGH else None
+        self._forget(now_ns)
+        return self._ordered[len(self._ordered) // 2] if len(self._ordered) >= ENOUGH else None
 
-    def _recent(self, now_ns: int) -> list[float]:
-        return [ratio for at_ns, ratio in self._observed if now_ns - at_ns <= RECENT_NS]
+    def _forget(self, now_ns: int) -> None:
+        """Drop what is too old. Time only goes on, so the oldest is always first."""
+        while self._observed and now_ns - self._observed[0][0] > RECENT_NS:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, ratio = self._observed.popleft()
+        del self._ordered[bisect.bisect_left(self._ordered, ratio)]
 
 
 def _faded(ratio: float, at_ns: int, now_ns: int) -> float:
@@ -67,11 +80,6 @@ def _faded(ratio: float, at_ns: int, now_ns: int) -> float:
         return ratio
     unconfirmed_ns = max(0, now_ns - at_ns - RECENT_NS)
     return 1.0 + (ratio - 1.0) * math.pow(0.5, unconfirmed_ns / RELAX_NS)
-
-
-def _quantile(values: list[float]) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(QUANTILE * len(ordered)))]
 
 
 class LatencyModel:
@@ -111,7 +119,7 @@ class LatencyModel:
     def refresh(self, now_ns: int) -> None:
         """Rescale every choice by what is known at `now_ns`."""
         machine = self._machine.ratio(now_ns)
-        self._menu.rescale({key: machine * self._relative_at(key, now_ns) for key in self._relative})
+        self._menu.rescale([machine * self._relative_at(key, now_ns) for key in self._choices])
 
     def _relative_at(self, key: tuple[str, int], now_ns: int) -> float:
         return _faded(self._relative[key], self._compared_ns[key], now_ns)

@@ -5,7 +5,7 @@ The menu is the planner's only view of models. It knows no queue and no clock.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from model_store.latency_profile import LatencyProfile
@@ -171,10 +171,10 @@ class Menu:
             return f"variant {name!r} is untrained, which this server was not told to serve; try one of {names}"
         return f"no variant {name!r}; try one of {names}"
 
-    def rescale(self, scales: Mapping[tuple[str, int], float]) -> None:
-        """Multiply the profile of each choice, by (variant, threads), with what was observed of it."""
-        for choice in self.choices:
-            choice.rescale(scales[choice.variant.name, choice.threads])
+    def rescale(self, scales: Sequence[float]) -> None:
+        """Multiply the profile of each choice, in the order of `choices`, with what was observed of it."""
+        for choice, scale in zip(self.choices, scales, strict=True):
+            choice.rescale(scale)
         self._cheapest = self._fastest_by_width = None
         self._cheapest_at.clear()
         self._fastest_ns.clear()

@@ -21,7 +21,7 @@ class Outlook:
     """The near future, as an arrival would find it: servers of `width` workers each, and what their runs take.
 
     `free_after_ns`: nanoseconds until each server is free, rising. `widths`: (servers, nanoseconds) of the fastest run
-    on one server, and on several at once. `run_ns`: the cheapest run; `run_ns_per_image`: the same in full batches, with
+    on one server, and on several at once. `run_ns`: the cheapest run; `run_ns_per_image`: that in full batches, with
     what a request takes of the server besides. `accuracy`: of the cheapest run, in top-1 points.
     """
 

@@ -32,3 +32,5 @@ def test_the_result_file_has_a_row_for_every_menu_and_queue(tmp_path, capsys, mo
     for menu in MENUS:
         for queued in (1, 30):
             assert f"| {menu}, {queued} queued |" in text
+    for kind in ("free", "pinned"):
+        assert f"| {kind}, 16 others |" in text

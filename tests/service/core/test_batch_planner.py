@@ -55,6 +55,16 @@ def test_no_plan_rather_than_a_hopeless_one() -> None:
     assert plan(cpu_menu(), [9.9]) is None
 
 
+@given(st.floats(0.5, 2.0))
+def test_a_run_that_fits_to_the_nanosecond_is_planned(scale: float) -> None:
+    """Rounding never leaves a batch of none: a head with exactly its run's time left gets that run."""
+    menu = gpu_menu()
+    menu.rescale([scale for _ in menu.choices])
+    found = plan(menu, [menu.fastest_ns(RoutingPolicy()) / MS, 200])
+    assert found is not None
+    assert found.request_ids[0] == 1
+
+
 def test_accuracy_is_given_up_before_queued_deadlines_are() -> None:
     """With a queue that only the small variant can clear in time, the head gets the small one although more fits."""
     found = plan(cpu_menu(), [60, 60, 60, 60, 60, 60])

@@ -39,6 +39,21 @@ def test_the_estimate_is_a_high_quantile() -> None:
     assert drift.ratio(16) == 3.0
 
 
+@given(st.lists(st.tuples(st.floats(0.1, 10), st.integers(0, RECENT_NS)), min_size=3, max_size=60))
+def test_only_the_last_runs_of_the_last_seconds_count(runs: list[tuple[float, int]]) -> None:
+    """Quantile and median are those of the last sixteen observations that are no older than `RECENT_NS`."""
+    drift, seen, now_ns = Drift(window=16), list[tuple[int, float]](), 0
+    for ratio, after_ns in runs:
+        now_ns += after_ns
+        drift.observe(10**6, round(10**6 * ratio), now_ns)
+        seen.append((now_ns, round(10**6 * ratio) / 10**6))
+    recent = sorted(ratio for at_ns, ratio in seen[-16:] if now_ns - at_ns <= RECENT_NS)
+    enough = len(recent) >= 3
+    assert drift.median(now_ns) == (recent[len(recent) // 2] if enough else None)
+    if enough:
+        assert drift.ratio(now_ns) == recent[min(len(recent) - 1, int(0.9 * len(recent)))]
+
+
 def test_a_change_shows_within_two_windows() -> None:
     """When the machine becomes slower, and when it recovers, the estimate follows within as many runs as it keeps."""
     drift = Drift()

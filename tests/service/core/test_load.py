@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from service.core.load import LoadEstimator, LoadSettings
-from tests.fakes.menus import MS, cpu_menu
+from service.core.menu import Menu
+from tests.fakes.menus import MS, choice, cpu_menu
 
 NS_PER_S = 1_000_000_000
 
@@ -128,3 +129,11 @@ def test_a_long_queue_prices_core_time_by_the_burst_that_made_it() -> None:
         estimator.running(at_ns + 100 * MS, anything=False)
     calm, burst = (estimator.price_per_core_ns(10 * NS_PER_S, backlog_ms * MS) for backlog_ms in (20, 200))
     assert calm < burst == pytest.approx(75 / (10 * MS))
+
+
+def test_another_menu_is_priced_at_once() -> None:
+    """The working point of a menu that is gone is not kept for the time prices are kept."""
+    estimator, now_ns = fed(150, budget_ms=400, workers=1)
+    before = estimator.price_per_core_ns(now_ns)
+    estimator.adopt(Menu([choice("slow", 75.0, {1: 40})]))
+    assert estimator.price_per_core_ns(now_ns) == pytest.approx(75 / (40 * MS)) != before

@@ -70,8 +70,10 @@ def test_the_fastest_of_each_width_follows_what_runs_take() -> None:
     menu = two_width_menu()
     assert menu.fastest_by_width == ((1, 10 * MS), (2, 6 * MS))
     assert (menu.cheapest_at(2).variant.name, menu.cheapest_at(2).threads) == ("small", 2)
-    menu.rescale({("small", 1): 10.0, ("small", 2): 2.0, ("large", 1): 1.0, ("large", 2): 0.3})
+    scales = {("small", 1): 10.0, ("small", 2): 2.0, ("large", 1): 1.0, ("large", 2): 0.3}
+    menu.rescale([scales[choice.variant.name, choice.threads] for choice in menu.choices])
     assert menu.fastest_by_width == ((1, 50 * MS), (2, 9 * MS))
+    assert menu.fastest_ns(RoutingPolicy(variant="small")) == 12 * MS
     assert menu.cheapest_at(2).variant.name == "large"
 
 
