@@ -1,4 +1,8 @@
-"""The simulation study: every machine, traffic and load under every policy, as a table and plots a machine."""
+"""The simulation study: every machine, traffic and load under every policy, as a table and plots a machine.
+
+A machine takes a quarter of an hour of two cores a seed, so each has a file of its own, written as soon as it is done:
+`simulation-MACHINE.md`, with its command and commit. `simulation.md` says what the columns are and lists those files.
+"""
 
 from __future__ import annotations
 
@@ -46,48 +50,55 @@ of a long run. A worker finishes what it has started, and nobody knows when the 
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the study and write `simulation.md` with its plots."""
+    """Run the study and write a file with plots for each machine, and `simulation.md`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks simulation", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few requests, one seed, Poisson and one burst only")
     parser.add_argument("--traces", type=Path, help="folder of CSV traces: arrival_ms,count,slo_ms")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     parser.add_argument("--machines", nargs="+", choices=MACHINES, default=list(MACHINES))
     parser.add_argument("--loads", nargs="+", type=float, default=LOADS, help="fractions of capacity")
+    parser.add_argument("--seeds", nargs="+", type=int, help="1 and 2 by default, 1 with --quick")
     chosen = parser.parse_args(argv)
-    kinds = [kind for kind in traffics(chosen.traces) if not chosen.quick or kind in NOISY_TRAFFIC]
-    sections = []
-    for machine in chosen.machines:
-        found = _study(machine, kinds, chosen.loads, quick=chosen.quick)
-        sections.append(_section(machine, found, chosen.results))
-        print(sections[-1], flush=True)
+    chosen.seeds = chosen.seeds or (SEEDS[:1] if chosen.quick else SEEDS)
     chosen.results.mkdir(parents=True, exist_ok=True)
-    (chosen.results / "simulation.md").write_text("\n\n".join([_head(chosen, argv), *sections]) + "\n")
+    kinds = [kind for kind in traffics(chosen.traces) if not chosen.quick or kind in NOISY_TRAFFIC]
+    for machine in chosen.machines:
+        head = _head(machine, chosen, argv)
+        found = _study(machine, kinds, chosen)
+        text = f"{head}\n\n{_section(machine, found, chosen.results)}\n"
+        print(text, flush=True)
+        (chosen.results / f"simulation-{machine}.md").write_text(text)
+        print(f"written: {chosen.results / f'simulation-{machine}.md'}", flush=True)
+    (chosen.results / "simulation.md").write_text(_index(chosen.results))
     print(f"written: {chosen.results / 'simulation.md'}")
 
 
-def _head(chosen: argparse.Namespace, argv: Sequence[str]) -> str:
-    """Where the results come from and what they mean. Names no folder: traces lie elsewhere for every reader."""
+def _head(machine: str, chosen: argparse.Namespace, argv: Sequence[str]) -> str:
+    """Where the results come from, before the study. Names no folder: traces lie elsewhere for every reader."""
     command = " ".join(["python -m benchmarks simulation", *argv])
     for folder in filter(None, (chosen.traces, chosen.results)):
         command = command.replace(str(folder), "DIR")
     source = origin(command, ("scipy",))
-    seeds = ", ".join(map(str, _seeds(quick=chosen.quick)))
+    seeds = ("Seed " if len(chosen.seeds) == 1 else "Seeds ") + ", ".join(map(str, chosen.seeds))
     traces = "" if chosen.traces else " No recorded traces: `--traces DIR` was not given."
+    return f"# Simulation: {machine}\n\n{source}\n\n{seeds}.{traces} `simulation.md` says what the columns are."
+
+
+def _index(folder: Path) -> str:
+    """What the files of all machines have in common, and which there are."""
+    files = [name for machine in MACHINES if (folder / (name := f"simulation-{machine}.md")).exists()]
+    listed = "\n".join(f"- [{name}]({name})" for name in files)
     notes = NOTES.format(noise=NOISE)
-    return f"# Simulation: one decision policy against another\n\n{source}\n\nSeeds {seeds}.{traces}\n\n{notes}"
+    return f"# Simulation: one decision policy against another\n\n{listed}\n\n{notes}"
 
 
-def _seeds(*, quick: bool) -> tuple[int, ...]:
-    return SEEDS[:1] if quick else SEEDS
-
-
-def _study(machine: str, kinds: Sequence[str], loads: Sequence[float], *, quick: bool) -> list[Row]:
+def _study(machine: str, kinds: Sequence[str], chosen: argparse.Namespace) -> list[Row]:
     cells = [
-        Cell(machine, kind, load, seed, _requests(machine, load, quick=quick), noise, IMPROVE_ROUNDS)
+        Cell(machine, kind, load, seed, _requests(machine, load, quick=chosen.quick), noise, IMPROVE_ROUNDS)
         for noise in (0.0, NOISE)
         for kind in (NOISY_TRAFFIC if noise else kinds)
-        for load in loads
-        for seed in _seeds(quick=quick)
+        for load in chosen.loads
+        for seed in chosen.seeds
     ]
     return rows(run_cells(cells))
 
@@ -100,7 +111,6 @@ def _requests(machine: str, load: float, *, quick: bool) -> int:
 
 
 def _section(machine: str, found: Sequence[Row], folder: Path) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
     plots = {
         "effective accuracy": attrgetter("effective_accuracy"),
         "share in time of all": attrgetter("in_time"),
@@ -113,7 +123,7 @@ def _section(machine: str, found: Sequence[Row], folder: Path) -> str:
         images.append(f"![{title}]({name})")
     missed = ", ".join(f"{goal} {count} of {len(found)} rows" for goal, count in worst(found).items())
     table = markdown([HEADER, *map(cells_of, found)])
-    return f"## {machine}\n\n{table}\n\nGoals missed: {missed}.\n\n{' '.join(images)}"
+    return f"Goals missed: {missed}.\n\n{table}\n\n{' '.join(images)}"
 
 
 def _lines(found: Sequence[Row], pick: Callable[..., float]) -> dict[str, Line]:

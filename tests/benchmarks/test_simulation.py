@@ -15,7 +15,7 @@ def test_the_study_writes_a_table_and_two_plots(tmp_path: Path, capsys: pytest.C
     traces.mkdir()
     (traces / "morning.csv").write_text("".join(f"{5 * index},1,300\n" for index in range(4000)))
     main(["--quick", "--machines", "cpu-lite", "--loads", "0.5", "--results", str(tmp_path), "--traces", str(traces)])
-    text = (tmp_path / "simulation.md").read_text()
+    text = (tmp_path / "simulation-cpu-lite.md").read_text()
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     header, rows = table[0], [dict(zip(table[0], line, strict=True)) for line in table[1:]]
     assert {"ours", "bound", "clairvoyant", "best static", "headroom", "admitted in time"} <= set(header)
@@ -32,4 +32,9 @@ def test_the_study_writes_a_table_and_two_plots(tmp_path: Path, capsys: pytest.C
     assert all(plot.name in text and plot.stat().st_size < 150_000 for plot in plots)
     assert "--traces DIR" in text
     assert str(traces) not in text
+    assert "Seed 1." in text
     assert "written" in capsys.readouterr().out
+    index = (tmp_path / "simulation.md").read_text()
+    assert "clairvoyant" in index
+    assert "(simulation-cpu-lite.md)" in index
+    assert "simulation-cpu-b.md" not in index.split("\n\n")[1]
