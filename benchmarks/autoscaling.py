@@ -189,7 +189,7 @@ def _section(day: Day, found: Mapping[str, Reports], folder: Path) -> str:
             str(max(report.replicas_most for report in reports.values())),
             spread([report.effective_accuracy for report in reports.values()]),
             spread([report.in_time for report in reports.values()], 4),
-            spread(list(_gains(reports, found))),
+            spread(list(gains(reports, found))),
         )
         for name, reports in found.items()
     ]
@@ -202,7 +202,7 @@ def _section(day: Day, found: Mapping[str, Reports], folder: Path) -> str:
     return f"{title}\n\n{offered} requests.\n\n{table(header, rows)}\n\n![accuracy over cost]({name})"
 
 
-def _gains(reports: Reports, found: Mapping[str, Reports]) -> Iterator[float]:
+def gains(reports: Reports, found: Mapping[str, Reports]) -> Iterator[float]:
     """On each day, what a rule has beyond a fixed fleet of its mean size."""
     for seed, report in reports.items():
         fixed = [found[f"fixed {count}"].get(seed) for count in FIXED]
