@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import Generator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -46,6 +47,7 @@ logger = logging.getLogger(__name__)
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
 
+_SWITCH_INTERVAL_S = 100e-6
 _LAST_SPANS_S = 3.0
 """How long a drained server tries to send what it still knows of its last requests."""
 _LAST_RUNS_S = 1.0
@@ -174,6 +176,8 @@ def run_server(server: Server, ports: Ports, announce: Announce) -> bool:
         )
         await serving.serve(server.engine, fronts, server.settings, announce, reload=reloader.reload)
 
+    # A worker that wants the interpreter lock for its next run would otherwise wait 5 ms for a busy event loop.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     with _start_errors(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(run())
     server.observers.close(_LAST_SPANS_S)

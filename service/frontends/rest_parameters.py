@@ -6,6 +6,7 @@ worked, all faults in one answer. It decides nothing about routing; it only buil
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -20,6 +21,9 @@ NS_PER_MS = 1_000_000
 TOP_K_DEFAULT = 5
 VARIANT_LENGTH_MAX = 64
 _SHOWN_LENGTH_MAX = 40
+_PARSED_KEPT = 256
+_PARSED_LENGTH_MAX = 256
+"""Bytes of a query that is kept, parsed."""
 
 # JSON's number grammar without the sign: no value here may be negative, and "nan", "1_0" or "٣" are no numbers.
 _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
@@ -109,6 +113,8 @@ class ClassifyParameters:
         )
         self._by_name = {parameter.name: parameter for parameter in table}
         self._top_k_default = min(TOP_K_DEFAULT, top_k_max)
+        # Callers ask for the same again and again; what they may send is bounded, so what is kept of it is.
+        self._parsed = functools.lru_cache(_PARSED_KEPT)(self._parse)
 
     def to_openapi(self) -> list[dict[str, Any]]:
         """Every parameter as an OpenAPI 3.1 Parameter Object."""
@@ -120,6 +126,9 @@ class ClassifyParameters:
         Raises:
             InvalidArgument: names every fault and what would have worked.
         """
+        return self._parsed(query) if len(query) <= _PARSED_LENGTH_MAX else self._parse(query)
+
+    def _parse(self, query: bytes) -> RequestOptions:
         return self._options(self._values(_pairs(query, pairs_max=4 * len(self._by_name)), self._by_name))
 
     def read(self, parameters: Iterable[tuple[str, str]], known: Collection[str]) -> RequestOptions:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import logging
+import queue
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,10 @@ from service.core.clock import Clock, MonotonicClock
 from service.core.request import PIXELS_FORMAT, ImageHeader, Picture, RawPixels
 from service.errors import ImageTooLarge, InvalidImage, NotReady, Overloaded, PhiserveError, UnsupportedMediaType
 from service.runtime import image_header
+
+logger = logging.getLogger(__name__)
+
+_CLOSED = "the server is shutting down; send the request to another replica"
 
 SHRINK_GAP = 2
 """Whole-number shrinking after the decoder keeps the shorter side at least this many times what is asked for:
@@ -173,6 +178,35 @@ def _corrupt(format_name: str, error: Exception) -> InvalidImage:
     return InvalidImage(f"the {format_name} data is corrupt and cannot be decoded; re-encode the picture")
 
 
+class _Wanted:
+    """A picture that its caller waits for; `begun` is guarded by the decoder's lock."""
+
+    __slots__ = ("begun", "image", "loop", "result", "shorter_side_px")
+
+    def __init__(self, image: Picture, shorter_side_px: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.image = image
+        self.shorter_side_px = shorter_side_px
+        self.begun = False
+        self.loop = loop
+        self.result: asyncio.Future[RgbImage] = loop.create_future()
+
+    def tell(self, decoded: RgbImage | None, failure: BaseException | None) -> None:
+        """Hand over either, from any thread."""
+        try:
+            self.loop.call_soon_threadsafe(self._settle, decoded, failure)
+        except RuntimeError:
+            logger.debug("a picture was decoded for an event loop that is gone")
+
+    def _settle(self, decoded: RgbImage | None, failure: BaseException | None) -> None:
+        if self.result.done():
+            return  # its caller left
+        if decoded is not None:
+            self.result.set_result(decoded)
+        else:
+            assert failure is not None, "a picture is decoded or it is not"
+            self.result.set_exception(failure)
+
+
 class PillowDecoder:
     """`core.ports.Decoder` by Pillow, the earliest deadline first. `close` it when no decode is awaited any more."""
 
@@ -191,12 +225,17 @@ class PillowDecoder:
         self._queue_size_max = queue_size_max
         self._pixels_max = pixels_max
         self._clock = clock or MonotonicClock()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._lock = threading.Lock()
-        self._waiting: list[tuple[int, int, Picture, int, Future[RgbImage]]] = []
+        self._waiting: list[tuple[int, int, _Wanted]] = []
         self._sequence = itertools.count()
         self._pending = 0
         self._recent_ns = 0
+        self._closed = False
+        # One for each picture that waits; not an executor, whose futures cost more than the rest of a hand-over.
+        self._tickets: queue.SimpleQueue[_Wanted | None] = queue.SimpleQueue()
+        self._pool = [threading.Thread(target=self._work, name=f"decode_{n}", daemon=True) for n in range(threads)]
+        for thread in self._pool:
+            thread.start()
 
     @property
     def pending(self) -> int:
@@ -219,44 +258,73 @@ class PillowDecoder:
             Overloaded: `queue_size_max` pictures are pending.
             NotReady: the decoder was closed.
         """
-        return await asyncio.wrap_future(self._submit(image, shorter_side_px, deadline_ns))
+        wanted = self._submit(image, shorter_side_px, deadline_ns)
+        try:
+            return await wanted.result
+        except asyncio.CancelledError:
+            with self._lock:
+                if not wanted.begun:
+                    self._drop(wanted)
+            raise
 
     def close(self) -> None:
         """Drop what waits, wait for what runs, end the threads."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        for *_, future in self._waiting:
-            future.cancel()
-        self._waiting.clear()
-
-    def _submit(self, image: Picture, shorter_side_px: int, deadline_ns: int) -> Future[RgbImage]:
-        future: Future[RgbImage] = Future()
         with self._lock:
+            self._closed = True
+            for *_, wanted in self._waiting:
+                if not wanted.begun:
+                    self._drop(wanted)
+                    wanted.tell(None, NotReady(_CLOSED))
+            self._waiting.clear()
+        for _ in self._pool:
+            self._tickets.put(None)
+        for thread in self._pool:
+            thread.join()
+
+    def _submit(self, image: Picture, shorter_side_px: int, deadline_ns: int) -> _Wanted:
+        wanted = _Wanted(image, shorter_side_px, asyncio.get_running_loop())
+        with self._lock:
+            if self._closed:
+                raise NotReady(_CLOSED)
             if self._pending >= self._queue_size_max:
                 raise Overloaded(
                     f"{self._pending} pictures are being decoded, which is the bound; retry later or scale out",
                     retry_after_ns=self._retry_after_ns(),
                 )
             self._pending += 1
-            place = (deadline_ns, next(self._sequence), image, shorter_side_px, future)
-            heapq.heappush(self._waiting, place)
-        future.add_done_callback(self._release)
-        try:
-            # Whichever thread is free takes what is due first by then, not what was submitted with this call.
-            self._pool.submit(self._decode_next)
-        except RuntimeError:
-            future.cancel()
-            raise NotReady("the server is shutting down; send the request to another replica") from None
-        return future
+            heapq.heappush(self._waiting, (deadline_ns, next(self._sequence), wanted))
+        # Whichever thread is free takes what is due first by then, not what was submitted with this call.
+        self._tickets.put(wanted)
+        return wanted
 
-    def _decode_next(self) -> None:
-        with self._lock:
-            _, _, image, shorter_side_px, future = heapq.heappop(self._waiting)
-        if not future.set_running_or_notify_cancel():
-            return
+    def _drop(self, wanted: _Wanted) -> None:
+        """Give its place away, under the lock; the thread that finds it passes on."""
+        wanted.begun = True
+        wanted.image = b""
+        self._pending -= 1
+
+    def _work(self) -> None:
+        while self._tickets.get() is not None:
+            with self._lock:
+                if not self._waiting:
+                    continue  # closed meanwhile
+                wanted = heapq.heappop(self._waiting)[2]
+                if wanted.begun:
+                    continue
+                wanted.begun = True
+            self._decode(wanted)
+            del wanted  # or the last picture would live as long as the thread is idle
+
+    def _decode(self, wanted: _Wanted) -> None:
+        decoded: RgbImage | None = None
+        failure: BaseException | None = None
         try:
-            future.set_result(self._timed_decode(image, shorter_side_px))
+            decoded = self._timed_decode(wanted.image, wanted.shorter_side_px)
         except BaseException as error:  # noqa: BLE001  whatever it is belongs to the one who waits
-            future.set_exception(error)
+            failure = error
+        with self._lock:
+            self._pending -= 1
+        wanted.tell(decoded, failure)
 
     def _timed_decode(self, image: Picture, shorter_side_px: int) -> RgbImage:
         started_ns = self._clock.now_ns()
@@ -269,10 +337,6 @@ class PillowDecoder:
             with self._lock:
                 # Exponential average over about the last eight pictures, starting from the first one.
                 self._recent_ns += (took_ns - self._recent_ns) // 8 if self._recent_ns else took_ns
-
-    def _release(self, _: Future[RgbImage] | None = None) -> None:
-        with self._lock:
-            self._pending -= 1
 
     def _retry_after_ns(self) -> int:
         """When the pending pictures should be done, by how long recent ones took; a guess before the first."""

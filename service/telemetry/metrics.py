@@ -161,6 +161,7 @@ class _Requests:
     def __init__(self, registry: CollectorRegistry, exemplar: Exemplar) -> None:
         self._exemplar = exemplar
         self._top1: dict[str, float | None] = {}
+        self._answered: dict[str, Counter] = {}
         self.requests = Counter(
             "phiserve_requests",
             "Requests that ended, by how; variant of the answers",
@@ -217,32 +218,35 @@ class _Requests:
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
-        """A series that is absent until its first event makes rates and alerts miss that event."""
+        """A series that is absent until its first event makes rates and alerts miss that event.
+
+        Those of every answer are kept at hand: finding a series by its labels takes longer than counting in it.
+        """
+        self._durations = {outcome: self.duration.labels(outcome) for outcome in OUTCOMES}
+        self._budgets = {result: self.budgets.labels(result) for result in BUDGET_RESULTS}
+        self._stages = {stage: self.stages.labels(stage) for stage in STAGES}
         for outcome in OUTCOMES:
-            self.duration.labels(outcome)
             if outcome != "answered":
                 self.requests.labels(outcome, NO_VARIANT)
-        for result in BUDGET_RESULTS:
-            self.budgets.labels(result)
         for kind in PhiserveError.__subclasses__():
             self.errors.labels(kind_of(kind))
         self.errors.labels(UNEXPECTED)
-        for stage in STAGES:
-            self.stages.labels(stage)
 
     def expect(self, variant: str, top1: float | None) -> None:
-        self.requests.labels("answered", variant)
+        self._answered[variant] = self.requests.labels("answered", variant)
         self._top1[variant] = top1
 
     def settled(self, classification: Classification) -> None:
         timings, variant = classification.timings, classification.variant
-        self.ended("answered", variant.name, timings.total_ns, admitted=True)
-        exemplar = self._exemplar()
-        self.budgets.labels("met" if classification.budget_met else "missed").inc()
-        self.stages.labels("decode").observe(timings.decode_ns / NS_PER_S, exemplar)
-        self.stages.labels("queue").observe(timings.queue_ns / NS_PER_S, exemplar)
-        self.stages.labels("preprocess").observe(timings.preprocess_ns / NS_PER_S, exemplar)
-        self.stages.labels("inference").observe(timings.inference_ns / NS_PER_S, exemplar)
+        exemplar, stages = self._exemplar(), self._stages
+        self.admitted.dec()
+        (self._answered.get(variant.name) or self.requests.labels("answered", variant.name)).inc()
+        self._durations["answered"].observe(timings.total_ns / NS_PER_S, exemplar)
+        self._budgets["met" if classification.budget_met else "missed"].inc()
+        stages["decode"].observe(timings.decode_ns / NS_PER_S, exemplar)
+        stages["queue"].observe(timings.queue_ns / NS_PER_S, exemplar)
+        stages["preprocess"].observe(timings.preprocess_ns / NS_PER_S, exemplar)
+        stages["inference"].observe(timings.inference_ns / NS_PER_S, exemplar)
         left_ns = classification.budget_ns - timings.decode_ns - timings.queue_ns
         self.slack.observe(max(0, left_ns) / classification.budget_ns)
         if classification.budget_met and variant.top1 is not None:
@@ -258,15 +262,15 @@ class _Requests:
         self.ended("failed" if admitted else "refused", NO_VARIANT, waited_ns, admitted=admitted)
         self.errors.labels(kind_of(type(error))).inc()
         if isinstance(error, DeadlineExceeded):
-            self.budgets.labels("expired" if admitted else "refused").inc()
+            self._budgets["expired" if admitted else "refused"].inc()
         elif isinstance(error, Overloaded):
-            self.budgets.labels("overloaded").inc()
+            self._budgets["overloaded"].inc()
 
     def ended(self, outcome: str, variant: str, waited_ns: int, *, admitted: bool) -> None:
         if admitted:
             self.admitted.dec()
         self.requests.labels(outcome, variant).inc()
-        self.duration.labels(outcome).observe(waited_ns / NS_PER_S, self._exemplar())
+        self._durations[outcome].observe(waited_ns / NS_PER_S, self._exemplar())
 
 
 class _Runs:
@@ -289,18 +293,25 @@ class _Runs:
             registry=registry,
         )
 
+        self._of_variant: dict[str, tuple[Counter, Histogram, Histogram]] = {}
+
     def expect(self, variant: str) -> None:
         for result in RUN_RESULTS:
             self.runs.labels(variant, result)
-        self.batch_size.labels(variant)
-        self.forecast.labels(variant)
+        self._series(variant)
 
     def finished(self, plan: Plan, result: RunResult) -> None:
-        self.runs.labels(plan.variant, "finished").inc()
-        self.batch_size.labels(plan.variant).observe(len(plan.request_ids))
+        runs, batch_size, forecast = self._of_variant.get(plan.variant) or self._series(plan.variant)
+        runs.inc()
+        batch_size.observe(len(plan.request_ids))
         measured_ns = result.preprocess_ns + result.inference_ns
         if plan.latency_ns > 0:
-            self.forecast.labels(plan.variant).observe(measured_ns / plan.latency_ns)
+            forecast.observe(measured_ns / plan.latency_ns)
+
+    def _series(self, variant: str) -> tuple[Counter, Histogram, Histogram]:
+        series = self.runs.labels(variant, "finished"), self.batch_size.labels(variant), self.forecast.labels(variant)
+        self._of_variant[variant] = series
+        return series
 
 
 class _Store:
