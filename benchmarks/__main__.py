@@ -15,6 +15,7 @@ BENCHMARKS = {
     "simulation": ("benchmarks.simulation", "the scheduler on a fake clock beside an upper bound"),
     "autoscaling": ("benchmarks.autoscaling", "a fleet on a fake clock, scaled by one signal or another"),
     "replay": ("benchmarks.replay", "the real server under load, beside fixed variants"),
+    "budgets": ("benchmarks.budgets", "mixed budgets in overload, beside other people's servers"),
     "peers": ("benchmarks.peers.comparison", "other people's servers under the same load"),
 }
 """Name to (module with a `main(argv)`, what it measures)."""

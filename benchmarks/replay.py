@@ -131,7 +131,7 @@ def _check_wording(endings: Sequence[Ending], server: ServerAccount) -> None:
 
 
 @contextlib.contextmanager
-def _light_footed() -> Iterator[bool]:
+def light_footed() -> Iterator[bool]:
     """Keep the generator on time: before others where the system allows (True), and without collector pauses.
 
     Its core time is small, but it shares the cores with the server: waiting behind it would be measured as latency.
@@ -157,7 +157,7 @@ async def measure(server: ServerProcess, amount: Amount, traces: Sequence[Path],
     """Everything there is to measure on a server that is up."""
     pool = ConnectionPool(loopback_address(server.url), IN_FLIGHT_MAX)
     bench = Bench(server, pool, tuple(path.read_bytes() for path in PHOTOGRAPHS), patience_s)
-    with _light_footed() as first:
+    with light_footed() as first:
         await bench.wait_for_quiet()
         before = await bench.capacity_per_s(amount.capacity_s)
         print(f"capacity with {VARIANTS[0]} pinned: {before:.1f} a second", flush=True)
