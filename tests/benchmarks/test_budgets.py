@@ -19,7 +19,13 @@ def outcome(latency_ms: float, budget_ms: float = 100, status: int = 200, body: 
 
 def test_an_answer_counts_within_its_own_budget():
     """Late answers, refusals and broken connections count 0; the 99th percentile is of answers alone."""
-    outcomes = [outcome(99), outcome(101), outcome(40, budget_ms=30), outcome(1, status=504), outcome(9, status=NO_ANSWER)]
+    outcomes = [
+        outcome(99),
+        outcome(101),
+        outcome(40, budget_ms=30),
+        outcome(1, status=504),
+        outcome(9, status=NO_ANSWER),
+    ]
     judged = judge("a server", "Poisson", outcomes, [80.0] * 5)
     assert judged.in_time == pytest.approx(1 / 5)
     assert judged.in_time_of_answers == pytest.approx(1 / 3)
