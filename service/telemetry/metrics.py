@@ -161,7 +161,7 @@ class _Requests:
     def __init__(self, registry: CollectorRegistry, exemplar: Exemplar) -> None:
         self._exemplar = exemplar
         self._top1: dict[str, float | None] = {}
-        self._answered: dict[str, Counter] = {}
+        self._ends: dict[tuple[str, str], Counter] = {}
         self.requests = Counter(
             "phiserve_requests",
             "Requests that ended, by how; variant of the answers",
@@ -227,21 +227,19 @@ class _Requests:
         self._stages = {stage: self.stages.labels(stage) for stage in STAGES}
         for outcome in OUTCOMES:
             if outcome != "answered":
-                self.requests.labels(outcome, NO_VARIANT)
+                self._ends[outcome, NO_VARIANT] = self.requests.labels(outcome, NO_VARIANT)
         for kind in PhiserveError.__subclasses__():
             self.errors.labels(kind_of(kind))
         self.errors.labels(UNEXPECTED)
 
     def expect(self, variant: str, top1: float | None) -> None:
-        self._answered[variant] = self.requests.labels("answered", variant)
+        self._ends["answered", variant] = self.requests.labels("answered", variant)
         self._top1[variant] = top1
 
     def settled(self, classification: Classification) -> None:
         timings, variant = classification.timings, classification.variant
+        self.ended("answered", variant.name, timings.total_ns, admitted=True)
         exemplar, stages = self._exemplar(), self._stages
-        self.admitted.dec()
-        (self._answered.get(variant.name) or self.requests.labels("answered", variant.name)).inc()
-        self._durations["answered"].observe(timings.total_ns / NS_PER_S, exemplar)
         self._budgets["met" if classification.budget_met else "missed"].inc()
         stages["decode"].observe(timings.decode_ns / NS_PER_S, exemplar)
         stages["queue"].observe(timings.queue_ns / NS_PER_S, exemplar)
@@ -269,7 +267,7 @@ class _Requests:
     def ended(self, outcome: str, variant: str, waited_ns: int, *, admitted: bool) -> None:
         if admitted:
             self.admitted.dec()
-        self.requests.labels(outcome, variant).inc()
+        (self._ends.get((outcome, variant)) or self.requests.labels(outcome, variant)).inc()
         self._durations[outcome].observe(waited_ns / NS_PER_S, self._exemplar())
 
 
