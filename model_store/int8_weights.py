@@ -2,9 +2,8 @@
 
 Processors without VNNI multiply bytes by `vpmaddubsw`, which adds two neighbouring products of an activation (0 to 255)
 and a weight in 16 bits, and saturates. So no two neighbours of one sign may sum to more than 128 (128 * 255 < 2**15).
-Scales are chosen for that here: most channels need one a fifth wider than their largest weight alone would, and
-int8 is exact at full speed on every processor. Halving all weights (7 bits, as `reduce_range` does) would cost three
-times that; kernels that widen first are 1.4 times slower.
+Scales are chosen for that here: in the median channel one a fifth wider than its largest weight alone asks for. int8 is
+then exact at full speed on every processor; kernels that widen first take 1.4 times as long.
 
 Knows arrays only: no graph and no file.
 """
@@ -48,17 +47,20 @@ def quantised_weights(
     bias: npt.NDArray[np.float32],
     input_scale: float,
     expected_input: npt.NDArray[np.float64],
-    pairs: npt.NDArray[np.float64] | None = None,
+    *,
+    other_order: npt.NDArray[np.float64] | None = None,
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
     """Integers and scale of `kernel` [out, in or 1, ...] per output channel, and the bias in units of input x scale.
 
-    A scale is wide enough for its weights, for the widest of its `pairs` [out] (None: any is safe), and for its bias,
-    which would overflow beside weights close to zero. The bias takes back the mean shift that rounding the weights
-    causes for inputs of mean `expected_input` [in].
+    A scale is wide enough for its weights, for its widest pair, and for its bias, which would overflow beside weights
+    close to zero. `other_order` [out]: the widest pairs of another order in which the same integers are used too. The
+    bias takes back the mean shift that rounding the weights causes for inputs of mean `expected_input` [in].
     """
     exact, across = kernel.astype(np.float64), (-1,) + (1,) * (kernel.ndim - 1)
+    depthwise = kernel.shape[1] == 1 and len(expected_input) == len(kernel)
     scale = np.abs(exact.reshape(len(exact), -1)).max(axis=1) / _WEIGHT_MAX
-    if pairs is not None:
+    if not depthwise:  # those kernels multiply and add in 32 bits everywhere
+        pairs = widest_pairs(kernel) if other_order is None else np.maximum(widest_pairs(kernel), other_order)
         scale = np.maximum(scale, pairs / (_PAIR_MAX - 1))  # rounding may add a half to each
     scale = np.maximum(scale, np.abs(bias.astype(np.float64)) / (input_scale * _BIAS_MAX))
     scale = np.maximum(scale, _SCALE_MIN).astype(np.float32)
@@ -66,7 +68,6 @@ def quantised_weights(
     integers = np.clip(np.rint(exact / wide.reshape(across)), -_WEIGHT_MAX, _WEIGHT_MAX)
     rounding = integers * wide.reshape(across) - exact
     per_input = rounding.reshape(*rounding.shape[:2], -1).sum(axis=2)
-    depthwise = kernel.shape[1] == 1 and len(expected_input) == len(kernel)
     shift = per_input[:, 0] * expected_input if depthwise else per_input @ expected_input
     corrected = np.rint((bias - shift) / (wide * input_scale))
     return integers.astype(np.int8), scale, corrected.astype(np.int32)

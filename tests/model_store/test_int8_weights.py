@@ -33,9 +33,7 @@ def test_two_neighbouring_products_fit_into_16_bits(seed, channels, side, spread
     rng = np.random.default_rng(seed)
     kernel = np.exp(rng.normal(scale=spread, size=(3, channels, side, side))) * rng.choice([-1, 1], (3, 1, 1, 1))
     kernel = kernel.astype(np.float32)
-    integers, scale, _ = quantised_weights(
-        kernel, np.zeros(3, np.float32), 0.02, np.zeros(channels), widest_pairs(kernel)
-    )
+    integers, scale, _ = quantised_weights(kernel, np.zeros(3, np.float32), 0.02, np.zeros(channels))
     assert np.abs(integers * scale.reshape(-1, 1, 1, 1) - kernel).max() <= 0.51 * scale.max()
     for weights in integers:
         in_memory = [int(weights[channel, row, column])
