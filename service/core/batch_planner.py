@@ -35,6 +35,7 @@ from service.core.shortfall import Shortfall
 _OFFSETS = (0, 1, 2, 4, 8, 16)
 _TIE = 1e-6
 _NEVER_NS = 1 << 62
+_SURELY = 1 + 1e-9  # more than what rounding takes away
 
 TARGET_EXPONENT = -0.07
 
@@ -174,7 +175,13 @@ class BatchPlanner:
         for gain, candidate in ranked:
             if gain < (best_key[0] - 1.0) * _TIE:
                 break
-            value = gain - self._cost_to_others(candidate, situation, price, losses)
+            ends_ns, taken = situation.now_ns + candidate.latency_ns, candidate.size + candidate.skipped
+            lost = losses.after(ends_ns, candidate.choice.threads, taken)
+            # What more it may cost without being out of question: beyond that the dear look ahead need not be taken.
+            bearable = gain - lost - (best_key[0] - 1.0) * _TIE
+            if bearable < 0.0:
+                continue
+            value = gain - (lost + self._cost_to_arrivals(candidate, situation, price, bearable))
             # Among equals, the least core time per image if others wait, else the fastest.
             cost = candidate.latency_ns * candidate.choice.threads
             spent = cost / candidate.size if len(situation.queue) > 1 else float(candidate.latency_ns)
@@ -193,23 +200,22 @@ class BatchPlanner:
         earned = sum(value_of(request, choice.accuracy, ends_ns) for request in candidate.batch)
         return earned - worth.of(candidate.batch, situation.now_ns) - price
 
-    def _cost_to_others(self, candidate: _Candidate, situation: Situation, price: float, losses: Shortfall) -> float:
-        """What is lost among those queued and among those expected to arrive, if this run starts now.
+    def _cost_to_arrivals(self, candidate: _Candidate, situation: Situation, price: float, bearable: float) -> float:
+        """What is lost among those expected to arrive, if this run starts now; exactly where it is `bearable`.
 
-        Of the latter each is worth what the cheapest choice earns with it beyond the price. In a flood that is nothing:
-        some are lost anyway, and it only matters how many are served.
+        Each is worth what the cheapest choice earns with it beyond the price. In a flood that is nothing: some are lost
+        anyway, and it only matters how many are served.
         """
-        threads, taken = candidate.choice.threads, candidate.size + candidate.skipped
-        ends_ns = situation.now_ns + candidate.latency_ns
-        lost, cheapest = losses.after(ends_ns, threads, taken), self.menu.cheapest
+        threads, taken, cheapest = candidate.choice.threads, candidate.size + candidate.skipped, self.menu.cheapest
         net_worth = 1.0 - price * cheapest.core_ns_per_image / cheapest.accuracy
         if net_worth <= _TIE:
-            return lost
+            return 0.0
         free_after = [0] * (situation.idle - threads) + [candidate.latency_ns] * threads
         free_after += [at_ns - situation.now_ns for at_ns in situation.free_at_ns]
         free_after.sort()
         backlog = (len(situation.queue) - taken + situation.expected) * cheapest.core_ns_per_image
-        return lost + net_worth * self.load.future_loss(free_after, backlog, situation.now_ns)
+        enough = bearable / net_worth * _SURELY
+        return net_worth * self.load.future_loss(free_after, backlog, situation.now_ns, enough)
 
     def likely_variants(self, slack_ns: int, policy: RoutingPolicy, waiting: int, now_ns: int) -> set[str]:
         """The variants that a request with `slack_ns` left for its run may be served by, behind `waiting` others.

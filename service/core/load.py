@@ -7,6 +7,7 @@ times. Deterministic: the same observations give the same answers. Reads no cloc
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -139,19 +140,21 @@ class LoadEstimator:
         limit_ns = self.settings.credit_max_ns * self.workers
         return max(-limit_ns, min(self._credit_ns + earned_ns, limit_ns))
 
-    def future_loss(self, free_after_ns: Sequence[int], backlog_core_ns: float, now_ns: int) -> float:
+    def future_loss(
+        self, free_after_ns: Sequence[int], backlog_core_ns: float, now_ns: int, enough: float = math.inf
+    ) -> float:
         """Top-1 points expected to be lost to arrivals until the cores have caught up.
 
         `free_after_ns`: for each worker, nanoseconds until it is free (0: idle), rising. `backlog_core_ns`: core time
         that what is queued will take. See `outlook.py` for how; each arrival is worth the cheapest choice of the usual
-        width.
+        width. A loss above `enough` may be given too low, but not as low as that: it need not be known exactly.
         """
         budgets = self._sorted_budgets
         rate = self.arrivals_per_ns(now_ns)
         if not budgets or rate <= 0.0:
             return 0.0
         ahead = self._outlook(free_after_ns, rate)
-        return ahead.missed(backlog_core_ns / ahead.width, budgets) * ahead.accuracy
+        return ahead.missed(backlog_core_ns / ahead.width, budgets, enough / ahead.accuracy) * ahead.accuracy
 
     def _outlook(self, free_after_ns: Sequence[int], rate: float) -> Outlook:
         """The workers as servers of the usual width: one is free when so many workers are."""

@@ -53,7 +53,7 @@ def lost_share(runs: Sequence[Run], *, workers: int, width: int, utilisation: fl
     share_by_length: dict[int, float] = {}
     for run in runs:
         share_by_length[run.run_ns] = share_by_length.get(run.run_ns, 0.0) + run.share
-    longest_ns = max(share_by_length)
+    lengths, longest_ns = list(share_by_length.items()), max(share_by_length)
     blocked = queued = 0.0
     for run in runs:
         usual = run.threads == width
@@ -61,8 +61,10 @@ def lost_share(runs: Sequence[Run], *, workers: int, width: int, utilisation: fl
         # Chance that a run, met under way, goes on for longer than the slack.
         rest = 0.0
         if slack_ns < longest_ns:
-            longer = [(length, share) for length, share in share_by_length.items() if length > slack_ns]
-            rest = sum(share * (length - slack_ns) for length, share in longer) / busy_ns
+            for length_ns, share in lengths:
+                if length_ns > slack_ns:
+                    rest += share * (length_ns - slack_ns)
+            rest /= busy_ns
         if usual:
             blocked += run.share * waits * rest**servers
         else:
