@@ -108,10 +108,17 @@ def read_trace(path: Path) -> list[int]:
 def trace_arrivals(seed: int, times_ns: Sequence[int], *, rate_per_s: float, requests: int) -> list[Arrival]:
     """A piece of a trace, with time stretched so that its mean rate is `rate_per_s`, and log-uniform budgets.
 
-    The piece has `requests` requests (all of them, if there are fewer) and starts where `seed` says.
+    The piece has `requests` requests and starts where `seed` says. A trace that is too short starts over at its end,
+    a mean gap after its last request, as often as it takes.
     """
     rng = random.Random(seed)
-    first = rng.randrange(max(1, len(times_ns) - requests + 1))
-    piece = times_ns[first : first + requests]
+    count = len(times_ns)
+    if count >= requests:
+        first = rng.randrange(count - requests + 1)
+        piece = list(times_ns[first : first + requests])
+    else:
+        first, lasts_ns = rng.randrange(count), times_ns[-1] - times_ns[0]
+        round_ns = lasts_ns + max(1, lasts_ns // max(1, count - 1))
+        piece = [times_ns[at % count] + at // count * round_ns for at in range(first, first + requests)]
     stretch = len(piece) / rate_per_s * NS_PER_S / max(1, piece[-1] - piece[0])
     return [Arrival(int((at_ns - piece[0]) * stretch), log_uniform_budget_ns(rng)) for at_ns in piece]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -88,9 +89,18 @@ def test_a_trace_is_stretched_to_a_rate_and_keeps_its_shape() -> None:
 
 
 def test_a_trace_piece_is_as_long_as_asked() -> None:
-    """No more than `requests` are taken, from a place that the seed chooses; all of them if there are fewer."""
+    """Exactly `requests` are taken, from a place that the seed chooses."""
     times_ns = [index**2 * MS for index in range(100)]
     pieces = [trace_arrivals(seed, times_ns, rate_per_s=10, requests=20) for seed in range(5)]
     assert {len(piece) for piece in pieces} == {20}
     assert len({tuple(gaps(piece)) for piece in pieces}) > 1
-    assert len(trace_arrivals(1, times_ns, rate_per_s=10, requests=500)) == 100
+
+
+def test_a_short_trace_starts_over() -> None:
+    """A trace with fewer requests than are asked for goes round, a mean gap after its last one, at the asked rate."""
+    times_ns = [500 * MS, 510 * MS, 520 * MS, 560 * MS]
+    found = trace_arrivals(1, times_ns, rate_per_s=10, requests=13)
+    assert len(found) == 13
+    assert found[-1].at_ns == pytest.approx(1300 * MS)
+    # Three whole rounds of gaps of 10, 10, 40 and, at the seam, 20 milliseconds, wherever they start.
+    assert Counter(round(gap / (1300 * MS) * 240) for gap in gaps(found)) == {10: 6, 40: 3, 20: 3}
