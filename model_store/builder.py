@@ -1,4 +1,4 @@
-"""Builds variants: source → weights → graph (→ int8) → a version in the store, or nothing if nothing would change.
+"""Builds variants: source → weights → graph (→ int8, fp16) → a version in the store, or nothing if nothing would change.
 
 `build_variant` is a pure function of a source; `build_store` keeps the store up to date with a list of them;
 `record_accuracy` puts a measured accuracy into a manifest. All of onnx is imported only when a graph is built.
@@ -18,9 +18,9 @@ from model_store.activation_ranges import LOSS_POINTS_MAX, ActivationRanges, Ver
 from model_store.architecture import Architecture, build_architecture
 from model_store.catalogue import Catalogue, CatalogueEntry, StoreError
 from model_store.compound_scaling import released
-from model_store.manifest import SCHEMA_VERSION, Accuracy, FileDigest, Manifest, ModelVariant
+from model_store.manifest import SCHEMA_VERSION, Accuracy, FileDigest, Manifest, ModelVariant, Precision
 from model_store.published_checkpoints import LITE_SOURCE, published_top1_int8
-from model_store.sources import LoadedWeights, WeightsSource
+from model_store.sources import LoadedWeights, SourceError, WeightsSource
 from model_store.store_index import LABELS_FILE, MODEL_FILE
 from model_store.store_writer import StoreDisk, StoreWriter, VersionContent, open_writer
 
@@ -56,11 +56,24 @@ class Quantisation:
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """Build `source` as the variant called `variant`: fp32 without `quantisation`, else int8."""
+    """Build `source` as the variant called `variant`: int8 with `quantisation`, fp16 if `half`, else fp32."""
 
     variant: str
     source: WeightsSource
     quantisation: Quantisation | None = None
+    half: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse two precisions at once."""
+        if self.half and self.quantisation is not None:
+            raise ValueError(f"{self.variant} cannot be both int8 and fp16")
+
+    @property
+    def precision(self) -> Precision:
+        """Of the weights and of most of what is computed."""
+        if self.quantisation is not None:
+            return "int8"
+        return "fp16" if self.half else "fp32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +144,8 @@ def build_variant(request: BuildRequest, report: ReportStep | None = None) -> Ve
         ranges = request.quantisation.ranges
         check_fit(ranges, network.loaded.provenance.weights_sha256, request.quantisation.loss_points_max)
         graph = build_int8(request.source, network, ranges)
+    elif request.half:
+        graph = _build_half(request.variant, network)
     files = {
         MODEL_FILE: graph.SerializeToString(deterministic=True),
         LABELS_FILE: facts.labels.to_json().encode(),
@@ -185,6 +200,15 @@ def build_int8(source: WeightsSource, network: FloatNetwork, ranges: ActivationR
     return quantize(network.graph, Normalisation(preprocessing.mean, preprocessing.std), ranges.ranges, expected)
 
 
+def _build_half(variant: str, network: FloatNetwork) -> OnnxGraph:
+    from model_store.half_precision import HalfPrecisionError, to_half  # noqa: PLC0415 -- as in `build_float`
+
+    try:
+        return to_half(network.graph)
+    except HalfPrecisionError as error:
+        raise SourceError(f"{variant} cannot be fp16: {error}; build it in fp32") from error
+
+
 def recipe_sha256(request: BuildRequest) -> str:
     """Stands for everything that decides what `request` builds, known without reading or downloading weights."""
     facts = request.source.facts
@@ -196,6 +220,7 @@ def recipe_sha256(request: BuildRequest) -> str:
         "preprocessing": asdict(facts.preprocessing),
         "accuracy": asdict(facts.accuracy),
         "trained": facts.trained,
+        "precision": request.precision,
         "ranges": request.quantisation.ranges.sha256 if request.quantisation else None,
         "code": _code_sha256(),
     }
@@ -237,7 +262,7 @@ def model_variant(request: BuildRequest) -> ModelVariant:
     return ModelVariant(
         name=request.variant,
         member=facts.member,
-        precision="int8" if request.quantisation else "fp32",
+        precision=request.precision,
         resolution=released(facts.member).resolution,
         crop_fraction=facts.preprocessing.crop_fraction,
         interpolation=facts.preprocessing.interpolation,
@@ -248,8 +273,10 @@ def model_variant(request: BuildRequest) -> ModelVariant:
 
 
 def _accuracy(request: BuildRequest) -> Accuracy:
-    """The source's figure for fp32; for int8 the lower of what was published for it and what was measured here."""
+    """The source's figure for fp32 and fp16; for int8 the lower of the published and what was measured here."""
     exact = request.source.facts.accuracy
+    if request.half and exact.top1 is not None:
+        return replace(exact, detail=f"{exact.detail}; of fp32, from which fp16 cannot be told apart")
     if request.quantisation is None or exact.top1 is None:
         return exact
     verdict = request.quantisation.ranges.verdict

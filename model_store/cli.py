@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 store_app = typer.Typer(no_args_is_help=True, help="Build and inspect the store: which models there are to serve.")
 
 DEFAULT_VARIANTS = ("lite0", "lite0-int8", "lite1", "lite1-int8", "lite2", "lite2-int8")
-_INT8 = "-int8"
+_INT8, _FP16 = "-int8", "-fp16"
 _STEPS: dict[BuildStep, str] = {"weights": "getting weights", "graph": "building the graph", "store": "storing"}
 
 StoreOption = Annotated[
@@ -54,6 +54,7 @@ class BuildPrecision(StrEnum):
     """What `build` makes of the members it is given."""
 
     FP32 = "fp32"
+    FP16 = "fp16"
     INT8 = "int8"
 
 
@@ -70,11 +71,15 @@ class Weights(StrEnum):
 def build(
     variants: Annotated[
         list[str] | None,
-        typer.Argument(help="b0 … b7, lite0 … lite4; with -int8 in int8.", show_default=" ".join(DEFAULT_VARIANTS)),
+        typer.Argument(
+            help="b0 … b7, lite0 … lite4; with -int8 in int8, with -fp16 in fp16.",
+            show_default=" ".join(DEFAULT_VARIANTS),
+        ),
     ] = None,
     *,
     precision: Annotated[
-        BuildPrecision, typer.Option(help="Of the variants named without one: `lite0` with int8 is lite0-int8.")
+        BuildPrecision,
+        typer.Option(help="Of the variants named without one: `lite0` with int8 is lite0-int8. fp16 is for GPUs."),
     ] = BuildPrecision.FP32,
     weights: Annotated[
         Weights,
@@ -95,17 +100,18 @@ def build(
     with _errors_in_one_line():
         from model_store.builder import BuildRequest  # noqa: PLC0415 -- numpy comes with it
 
-        suffix = _INT8 if precision is BuildPrecision.INT8 else ""
-        chosen = {
-            name.removesuffix(_INT8) + (_INT8 if name.endswith(_INT8) else suffix): None for name in variants or ()
+        suffix = "" if precision is BuildPrecision.FP32 else f"-{precision}"
+        chosen = dict.fromkeys(name if name.endswith((_INT8, _FP16)) else name + suffix for name in variants or ())
+        members = {
+            name: name.removesuffix(_INT8).removesuffix(_FP16) for name in chosen or dict.fromkeys(DEFAULT_VARIANTS)
         }
-        members = {name: name.removesuffix(_INT8) for name in chosen or dict.fromkeys(DEFAULT_VARIANTS)}
         check_members(list(members.values()))
         requests = [
             BuildRequest(
                 name,
                 source_of(member, weights, checkpoint, seed),
                 _quantisation(member, ranges, loss_points_max) if name.endswith(_INT8) else None,
+                half=name.endswith(_FP16),
             )
             for name, member in members.items()
         ]
@@ -128,20 +134,23 @@ def import_weights(
     top1: Annotated[float | None, typer.Option(help="Its top-1 accuracy in percent, if known.", min=0, max=100)] = None,
     ranges: RangesOption = None,
     loss_points_max: LossOption = LOSS_POINTS_MAX,
+    fp16: Annotated[bool, typer.Option("--fp16", help="In half precision, for GPUs.")] = False,
     store: StoreOption = None,
 ) -> None:
     """Add own weights of a known architecture, with own classes.
 
     They must have been trained with TensorFlow's SAME padding, as timm's tf_efficientnet models are. With --ranges
-    the variant is int8 and its name ends in -int8.
+    the variant is int8 and its name ends in -int8, with --fp16 it ends in -fp16.
     """
     with _errors_in_one_line():
         from model_store.builder import BuildRequest  # noqa: PLC0415 -- numpy comes with it
         from model_store.sources import from_file  # noqa: PLC0415 -- as above
 
         check_members([member])
+        if fp16 and ranges is not None:
+            raise typer.BadParameter("a variant is fp16 or, with --ranges, int8", param_hint="--fp16")
         quantisation = None if ranges is None else _quantisation(member, ranges, loss_points_max)
-        variant = (name or member) + (_INT8 if quantisation else "")
+        variant = (name or member) + (_INT8 if quantisation else _FP16 if fp16 else "")
         if not is_variant_name(variant):
             raise typer.BadParameter("use lower-case letters, digits and single hyphens", param_hint="--name")
         source = from_file(
@@ -152,7 +161,7 @@ def import_weights(
             std=_channel_units(std, "--std"),
             top1=top1,
         )
-        _build(store, [BuildRequest(variant, source, quantisation)], force=False)
+        _build(store, [BuildRequest(variant, source, quantisation, half=fp16)], force=False)
 
 
 @store_app.command("list")

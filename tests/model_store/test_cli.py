@@ -76,6 +76,15 @@ def test_int8_is_built_by_name_or_by_precision(run, root, arguments):
     assert "int8" in run("show", "lite0-int8").stdout
 
 
+@pytest.mark.parametrize("arguments", [("lite0-fp16",), ("lite0", "--precision", "fp16"), ("lite0-fp16", "lite0")])
+def test_fp16_is_built_by_name_or_by_precision(run, root, arguments):
+    """`lite0-fp16`, and `lite0` with --precision fp16, are the same variant, routed by the figure of fp32."""
+    result = run("build", *arguments)
+    assert result.exit_code == 0, result.stderr
+    variant = Catalogue.open(root).entries["lite0-fp16"].variant
+    assert (variant.precision, variant.member, variant.top1) == ("fp16", "lite0", 75.1)
+
+
 def test_ranges_from_a_file_make_any_member_int8(run, root, tmp_path):
     """Own ranges are taken with --ranges, for published and for imported weights, and the bound can be moved."""
     ranges = committed_ranges("lite0")
@@ -137,7 +146,8 @@ def test_show_prints_provenance_of_what_is_built(run, root):
         (("build", "b0-int8"), 1, "phiserve store calibrate b0"),
         (("build", "lite0-int8", "--weights", "untrained"), 1, "measured with weights"),
         (("build", "lite0-int8", "--ranges", "none.json"), 1, "none.json"),
-        (("build", "lite0", "--precision", "fp16"), 2, "fp16"),
+        (("build", "lite0", "--precision", "fp8"), 2, "fp8"),
+        (("import", "--weights", "w", "--variant", "b0", "--labels", "l", "--fp16", "--ranges", "r"), 2, "--ranges"),
         (("build", "lite0", "--checkpoint", "aa_in1k"), 2, "does not come from the hub"),
         (("build", "--weights", "magic"), 2, "magic"),
         (("build", "--seed", "-1"), 2, "--seed"),
