@@ -22,7 +22,8 @@ from PIL import Image
 
 from model_store.catalogue import Catalogue
 from service.runtime.preprocess import crop_box
-from service.runtime.session import Session, SessionOptions, Top
+from service.runtime.providers import SessionOptions
+from service.runtime.session import Session, Top
 
 TOP_K = 5
 

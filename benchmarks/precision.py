@@ -23,7 +23,8 @@ from model_store.activation_ranges import committed_ranges
 from model_store.builder import BuildRequest, Quantisation, build_store
 from model_store.catalogue import Catalogue
 from model_store.sources import from_wheel
-from service.runtime.session import Session, SessionOptions
+from service.runtime.providers import SessionOptions
+from service.runtime.session import Session
 
 MEMBERS = ("lite0", "lite1", "lite2")
 SHAPES = ((1, 1), (2, 1), (1, 8))

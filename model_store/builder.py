@@ -1,4 +1,4 @@
-"""Builds variants: source → weights → graph (→ int8, fp16) → a version in the store, or nothing if nothing would change.
+"""Builds variants: source → weights → graph (→ int8, fp16) → a version in the store, or none if nothing would change.
 
 `build_variant` is a pure function of a source; `build_store` keeps the store up to date with a list of them;
 `record_accuracy` puts a measured accuracy into a manifest. All of onnx is imported only when a graph is built.

@@ -35,12 +35,14 @@ class LatencyProfile:
 
     `points` are sorted by batch size, start at 1, and never get faster as the batch grows (calibration
     enforces that with a running maximum, since noise can invert neighbours and a planner that believes it
-    would pad batches).
+    would pad batches). Where batches are `padded`, as on a GPU, one between two measured sizes takes what the larger
+    one takes; elsewhere latency is a line between them.
     """
 
     variant: str
     threads: int
     points: tuple[LatencyPoint, ...]
+    padded: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no measurement can give."""
@@ -58,13 +60,15 @@ class LatencyProfile:
 
     @cached_property
     def _latency_by_batch(self) -> tuple[int, ...]:
-        """Latency for every batch size 0..limit (index 0 unused), linear between measured points."""
+        """Latency for every batch size 0..limit (index 0 unused)."""
         table = [0] * (self.batch_size_limit + 1)
         for low, high in zip(self.points, self.points[1:] or self.points, strict=False):
             span = max(1, high.batch_size - low.batch_size)
             for size in range(low.batch_size, high.batch_size + 1):
                 step = (high.latency_ns - low.latency_ns) * (size - low.batch_size)
                 table[size] = low.latency_ns + step // span
+                if self.padded and size > low.batch_size:
+                    table[size] = high.latency_ns
         return tuple(table)
 
     def latency_ns(self, batch_size: int) -> int:

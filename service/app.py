@@ -32,6 +32,7 @@ from service.core.tally import Tally
 from service.frontends.admin_rest import TokenError, TokenFile
 from service.fronts import build_fronts
 from service.http_server import ListenError, loop_factory
+from service.provider_choice import choose_provider
 from service.reloading import Reloader
 from service.runtime.decode import PillowDecoder
 from service.runtime.machine import available_cores
@@ -83,13 +84,14 @@ def build_server(settings: Settings, progress: Progress) -> Server:
     """
     cores = available_cores()
     clock = MonotonicClock()
-    machine = plan_machine(settings, cores, available_providers())
+    with _start_errors():
+        machine = plan_machine(settings, cores, choose_provider(settings, cores, available_providers(), clock))
     loader = StoreLoader(settings, machine, clock)
     with _start_errors():
         observers, tally = _observers(settings, clock), Tally(clock)
         loaded = loader.load(progress)
     # On a CPU the workers need the cores that decoding takes: as many threads as cores would only make both slower.
-    spare = max(1, cores // 2) if machine.on_cpu else cores
+    spare = max(1, cores // 2) if machine.provider.on_cpu else cores
     decoder = PillowDecoder(settings.decode_threads or spare, settings.admitted_max, settings.image_pixels_max)
     engine = Engine(
         scheduler=_build_scheduler(settings, machine, loaded.generation),
@@ -124,9 +126,10 @@ def profile_store(settings: Settings, progress: Progress, *, force: bool) -> tup
     Raises:
         StartError: as `build_server`.
     """
-    machine = plan_machine(settings, available_cores(), available_providers())
+    cores, clock = available_cores(), MonotonicClock()
     with _start_errors():
-        return StoreLoader(settings, machine, MonotonicClock()).measure(progress, force=force)
+        machine = plan_machine(settings, cores, choose_provider(settings, cores, available_providers(), clock))
+        return StoreLoader(settings, machine, clock).measure(progress, force=force)
 
 
 @contextlib.contextmanager
@@ -139,7 +142,7 @@ def _start_errors() -> Generator[None]:
 
 def _build_scheduler(settings: Settings, machine: Machine, generation: Generation) -> Scheduler:
     load = LoadEstimator(generation.menu, machine.workers)
-    bounds = PlannerSettings(settings.batch_size_max, generation.profile.overhead_ns)
+    bounds = PlannerSettings(machine.batch_sizes[-1], generation.profile.overhead_ns)
     planner = BatchPlanner(generation.menu, load, bounds)
     return Scheduler(
         planner,

@@ -18,7 +18,8 @@ from service.errors import PhiserveError
 from service.runtime.decode import decode_rgb
 from service.runtime.image_header import PIXELS_MAX_LIMIT, silence_pillow_warnings
 from service.runtime.preprocess import preprocess, shorter_side_px
-from service.runtime.session import Provider, Session, SessionOptions, available_providers, resolve_provider
+from service.runtime.providers import Provider, SessionOptions, candidates
+from service.runtime.session import Session, available_providers
 
 _FILE_NAME = re.compile(r"(\d+)_.*\.(jpe?g|png|webp)", re.IGNORECASE)
 _NAMED_MAX = 10
@@ -76,7 +77,7 @@ def evaluate(
     for entry in entries:
         check_classes(entry.variant, photographs)
     silence_pillow_warnings()
-    used = resolve_provider(provider, available_providers())
+    used = candidates(provider, available_providers())[0]
     results = []
     for index, entry in enumerate(entries):
         session = Session(entry.read_model(), entry.variant, SessionOptions(threads, 1), used)

@@ -26,7 +26,8 @@ from service.evaluation import EvaluationError, LabelledPhotograph, check_classe
 from service.runtime.decode import RgbImage, decode_rgb
 from service.runtime.image_header import PIXELS_MAX_LIMIT, silence_pillow_warnings
 from service.runtime.preprocess import Pixels, preprocess, shorter_side_px
-from service.runtime.session import Provider, Session, SessionOptions, open_graph, runtime_name
+from service.runtime.providers import Provider, SessionOptions
+from service.runtime.session import Session, open_graph, runtime_name
 
 QUANTILE = 0.95
 """Of the pictures' own extremes: what only one picture in twenty exceeds is cut off. The largest value of all makes the

@@ -77,7 +77,8 @@ class Settings:
         bool, Knob("Also serve variants with untrained weights, for benchmarks and tests: their answers mean nothing.")
     ] = False
     provider: Annotated[
-        ProviderName, Knob("ONNX Runtime execution provider; auto takes the best that is installed.")
+        ProviderName,
+        Knob("ONNX Runtime execution provider; auto takes the one of those installed that is the fastest here."),
     ] = "auto"
     workers: Annotated[int, Knob("Runs that may go side by side; 0: one per core on a CPU, one on a GPU.", 0, 256)] = 0
     decode_threads: Annotated[
@@ -88,7 +89,18 @@ class Settings:
             256,
         ),
     ] = 0
-    batch_size_max: Annotated[int, Knob("Largest batch profiled and planned. Raise it on GPUs.", 1, 256)] = 8
+    resize_threads: Annotated[
+        int,
+        Knob(
+            "Threads that help workers to crop and resize the pictures of a batch; 0: none on a CPU, half the cores "
+            "with a GPU.",
+            0,
+            256,
+        ),
+    ] = 0
+    batch_size_max: Annotated[
+        int, Knob("Largest batch profiled and planned; 0: 8 on a CPU, where batches save little, 32 on a GPU.", 0, 256)
+    ] = 0
     queue_size_max: Annotated[
         int, Knob("Decoded requests that may wait; beyond it callers get 429. Bounds memory.", 1, 100_000)
     ] = 512

@@ -20,13 +20,17 @@ from service.core.menu import Choice, Menu
 from service.runtime import profile_cache
 from service.runtime.calibration import MODEL_FILE
 from service.runtime.carried_profile import Known, carry_over
-from service.runtime.session import Provider, Session, SessionKey, open_sessions, resolve_provider
+from service.runtime.providers import Provider, batch_sizes_up_to
+from service.runtime.session import Session, SessionKey, open_sessions
 from service.runtime.worker_pool import WorkerPool
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 NS_PER_S = 1_000_000_000
+
+CPU_BATCH_SIZE_MAX = 8
+GPU_BATCH_SIZE_MAX = 32
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total) as a stage proceeds."""
@@ -38,17 +42,16 @@ class UnservableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What runs models here: provider, workers, and the thread widths and batch sizes that may be planned."""
+    """What runs models here: provider, workers, and the thread widths and batch sizes that may be planned.
+
+    `resize_threads` help the workers with cropping and resizing; 0: each worker does it alone.
+    """
 
     provider: Provider
     workers: int
     thread_widths: tuple[int, ...]
     batch_sizes: tuple[int, ...]
-
-    @property
-    def on_cpu(self) -> bool:
-        """Whether runs use the cores that everything else uses."""
-        return self.provider in (Provider.CPU, Provider.OPENVINO)
+    resize_threads: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,22 +67,18 @@ class LoadedStore:
         return self.workers.close(timeout_ns)
 
 
-def plan_machine(settings: Settings, cores: int, available: Collection[str]) -> Machine:
-    """How many workers and which thread widths: on a CPU a worker is a core, and a run may take one or all.
+def plan_machine(settings: Settings, cores: int, provider: Provider) -> Machine:
+    """How many workers, which thread widths and batch sizes: on a CPU a worker is a core, and a run takes one or all.
 
-    On a GPU one worker feeds it, since runs would only take turns there. `available` are the names of ONNX
-    Runtime's providers that are installed.
+    On a GPU one worker feeds it, since runs would only take turns there; batches are large, since they save much, and
+    half of the idle cores crop and resize their pictures side by side, the others decode.
     """
-    provider = resolve_provider(Provider(settings.provider), available)
-    on_cpu = provider in (Provider.CPU, Provider.OPENVINO)
-    workers = settings.workers or (cores if on_cpu else 1)
-    widths = tuple(sorted({1, min(workers, cores)})) if on_cpu else (1,)
-    sizes = [1]
-    while sizes[-1] * 2 <= settings.batch_size_max:
-        sizes.append(sizes[-1] * 2)
-    if sizes[-1] != settings.batch_size_max:
-        sizes.append(settings.batch_size_max)
-    return Machine(provider, workers, widths, tuple(sizes))
+    if provider.on_cpu:
+        workers = settings.workers or cores
+        sizes = batch_sizes_up_to(settings.batch_size_max or CPU_BATCH_SIZE_MAX)
+        return Machine(provider, workers, tuple(sorted({1, min(workers, cores)})), sizes, settings.resize_threads)
+    sizes = batch_sizes_up_to(settings.batch_size_max or GPU_BATCH_SIZE_MAX)
+    return Machine(provider, settings.workers or 1, (1,), sizes, settings.resize_threads or max(1, cores // 2))
 
 
 class StoreLoader:
@@ -132,7 +131,7 @@ class StoreLoader:
         Raises:
             UnservableError, StoreError, SessionError: as `load`.
         """
-        entries = _routable(self._settings, _find(self._settings))
+        entries = routable_entries(self._settings)
         workers = self._open_workers(entries, progress)
         try:
             profile = self._profile(entries, workers, progress, force=force)
@@ -153,11 +152,17 @@ class StoreLoader:
             [entry for name, entry in entries.items() if name not in names],
             machine.thread_widths,
             machine.provider,
-            batch_size_max=settings.batch_size_max,
+            batch_size_max=machine.batch_sizes[-1],
             cache_dir=settings.store / "provider-cache",
             progress=lambda done, total, _: progress("loading", done, total),
         )
-        return WorkerPool(machine.workers, {**kept, **opened}, settings.batch_size_max, clock=self._clock)
+        return WorkerPool(
+            machine.workers,
+            {**kept, **opened},
+            machine.batch_sizes[-1],
+            clock=self._clock,
+            helpers=machine.resize_threads,
+        )
 
     def _profile(
         self, entries: Mapping[str, CatalogueEntry], workers: WorkerPool, progress: Progress, *, force: bool = False
@@ -250,6 +255,15 @@ def _find(settings: Settings) -> Mapping[str, CatalogueEntry]:
     if not found:
         raise UnservableError(f"the store at {settings.store} is empty; build it with `phiserve store build`")
     return found
+
+
+def routable_entries(settings: Settings) -> Mapping[str, CatalogueEntry]:
+    """What of the store of `settings` may answer, verified.
+
+    Raises:
+        UnservableError, StoreError: nothing, or a damaged store.
+    """
+    return _routable(settings, _find(settings))
 
 
 def _routable(settings: Settings, found: Mapping[str, CatalogueEntry]) -> Mapping[str, CatalogueEntry]:

@@ -57,6 +57,7 @@ RUNTIME_OURS = {
 rule("service.runtime", RUNTIME_OURS, {"numpy", "PIL"})
 rule("service.runtime.resize", RUNTIME_OURS, {"PIL", "cykooz_resizer"})
 rule("service.runtime.session", RUNTIME_OURS, {"numpy", "onnxruntime"})
+rule("service.runtime.bound_runs", RUNTIME_OURS, {"numpy", "onnxruntime"})
 rule(
     "service.frontends",
     {
@@ -117,6 +118,18 @@ rule(
     {"numpy"},
 )
 rule("service.profile_report", {"service.core", "model_store.latency_profile"})
+rule(
+    "service.provider_choice",
+    {
+        "model_store.catalogue",
+        "service.core.clock",
+        "service.runtime.providers",
+        "service.runtime.session",
+        "service.settings",
+        "service.store_loading",
+    },
+    {"numpy"},
+)
 rule("service.store_loading", {"service.core", "service.runtime", "service.settings", "model_store"})
 rule(
     "service.reloading",

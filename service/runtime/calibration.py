@@ -31,7 +31,8 @@ from service.runtime.decode import RgbImage, decode_rgb
 from service.runtime.image_header import PIXELS_MAX_LIMIT
 from service.runtime.machine import machine_name
 from service.runtime.preprocess import shorter_side_px
-from service.runtime.session import Provider, SessionKey, runtime_name
+from service.runtime.providers import Provider
+from service.runtime.session import SessionKey, runtime_name
 from service.runtime.synthetic_picture import synthetic_jpeg, synthetic_picture
 from service.runtime.worker_pool import Progress, WorkerPool
 
@@ -111,7 +112,10 @@ def calibrate(
         runtime=runtime_name(provider),
         workers=pool.count,
         model_sha256={name: entry.manifest.files[MODEL_FILE].sha256 for name, entry in entries.items()},
-        latencies=tuple(_profile(key, [point for point in points if point.key == key]) for key in keys),
+        latencies=tuple(
+            _profile(key, [point for point in points if point.key == key], padded=provider.fixed_batches)
+            for key in keys
+        ),
         decode=decode,
         overhead_ns=_overhead_ns(bench.hops_ns),
     )
@@ -160,7 +164,7 @@ class _Point:
         return min(1.0, self.rounds / ROUNDS_MIN, max(self.spent_ns / POINT_NS, self.rounds / ROUNDS_MAX))
 
 
-def _profile(key: SessionKey, points: Sequence[_Point]) -> LatencyProfile:
+def _profile(key: SessionKey, points: Sequence[_Point], *, padded: bool) -> LatencyProfile:
     """The quantile at each batch size, never falling: noise can invert neighbours, and a planner would pad batches."""
     figures = itertools.accumulate((quantile(point.latencies_ns) for point in points), max)
     return LatencyProfile(
@@ -169,6 +173,7 @@ def _profile(key: SessionKey, points: Sequence[_Point]) -> LatencyProfile:
         points=tuple(
             LatencyPoint(point.batch_size, latency_ns) for point, latency_ns in zip(points, figures, strict=True)
         ),
+        padded=padded,
     )
 
 

@@ -139,4 +139,5 @@ def _measured(pair: _Pair, known_ns: int, batch_sizes: Sequence[int]) -> Latency
         points.append(LatencyPoint(size, max(latency_ns, points[-1].latency_ns if points else 1)))
         if latency_ns > LATENCY_NS_MAX:
             break
-    return LatencyProfile(pair.unknown[0], pair.unknown[1], tuple(points))
+    padded = pair.pool.sessions[pair.unknown].provider.fixed_batches
+    return LatencyProfile(pair.unknown[0], pair.unknown[1], tuple(points), padded=padded)

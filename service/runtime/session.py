@@ -1,4 +1,4 @@
-"""The one file that knows ONNX Runtime: every option it is given, with the reason, and the sessions it makes.
+"""The sessions that ONNX Runtime runs, and the options that all of them get, with the reasons.
 
 A `Session` is one variant's graph at one thread width. It takes and gives arrays and refuses any other shape or
 type than its own. It is safe to run from several threads at once: with one thread a run happens wholly on the
@@ -8,22 +8,23 @@ Sessions of one variant at two widths do not share weights: the Python API can h
 the CPU provider copies each into its own blocked layout, so the common copy came on top (measured: 32 MiB of
 weights at two widths take 74 MiB without it and 103 MiB with it).
 
-The CPU provider is what everything is measured on. OpenVINO (onnxruntime-openvino 1.24) runs Lite0 and Lite2 with
-the options below and agrees with it to 1e-6. Those of CUDA and TensorRT follow ONNX Runtime's documentation and are
-checked as data only: they have not been run on a GPU yet.
+`providers.py` says where a session can run, `provider_options.py` what each provider is told, and `bound_runs.py`
+how a GPU is given its input. These three and this file are all that knows ONNX Runtime. TensorRT's options follow its
+documentation and are checked as data only.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
+import io
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +32,13 @@ import onnxruntime
 
 from model_store.catalogue import CatalogueEntry
 from model_store.manifest import SAFE_SUMS, ModelVariant
+from service.runtime.bound_runs import BoundRuns
 from service.runtime.machine import lacks_vnni
+from service.runtime.provider_options import INPUT_NAME, provider_options
+from service.runtime.providers import ENABLED_BY, ORT_NAMES, Provider, SessionOptions
 
 logger = logging.getLogger(__name__)
 
-INPUT_NAME = "image"
 OUTPUT_NAME = "probabilities"
 TOP_NAMES = ("top_probabilities", "top_classes")
 
@@ -50,41 +53,6 @@ class SessionError(Exception):
     """A graph that cannot be loaded, or is not what its manifest says. The message names the variant."""
 
 
-class Provider(StrEnum):
-    """Where graphs run. `AUTO` is resolved by what is installed."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-    TENSORRT = "tensorrt"
-    OPENVINO = "openvino"
-
-
-_ORT_NAMES = {
-    Provider.CPU: "CPUExecutionProvider",
-    Provider.CUDA: "CUDAExecutionProvider",
-    Provider.TENSORRT: "TensorrtExecutionProvider",
-    Provider.OPENVINO: "OpenVINOExecutionProvider",
-}
-_ENABLED_BY = {
-    Provider.CUDA: "install the package phiserve[gpu] in place of phiserve[cpu], on a machine with an NVIDIA driver",
-    Provider.TENSORRT: "install the packages phiserve[gpu] and tensorrt, on a machine with an NVIDIA driver",
-    Provider.OPENVINO: "install the package onnxruntime-openvino in place of onnxruntime",
-}
-# TensorRT is never chosen unasked: building its engines takes minutes per variant at the first start.
-_AUTO_ORDER = (Provider.CUDA, Provider.OPENVINO, Provider.CPU)
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
-    """What one session is made for. `cache_dir` is where a provider may keep what it compiled (None: nowhere)."""
-
-    threads: int
-    batch_size_max: int
-    device_id: int = 0
-    cache_dir: Path | None = None
-
-
 def available_providers() -> tuple[str, ...]:
     """ONNX Runtime's names of the providers that the installed package was built with."""
     return tuple(onnxruntime.get_available_providers())
@@ -93,95 +61,6 @@ def available_providers() -> tuple[str, ...]:
 def runtime_name(provider: Provider) -> str:
     """Library, version and provider, as profiles record what they were measured on."""
     return f"onnxruntime {onnxruntime.__version__} {provider.value}"
-
-
-def resolve_provider(requested: Provider, available: Collection[str]) -> Provider:
-    """The provider to use, given ONNX Runtime's names of those available. Never `AUTO`.
-
-    One that was asked for by name but is not available falls back to the CPU, and the log says what would
-    enable it: a server that answers slowly beats one that does not start.
-    """
-    if requested is Provider.AUTO:
-        return next(p for p in _AUTO_ORDER if p is Provider.CPU or _ORT_NAMES[p] in available)
-    if requested is not Provider.CPU and _ORT_NAMES[requested] not in available:
-        logger.warning(
-            "provider %s is not available, running on the CPU; to enable it, %s", requested, _ENABLED_BY[requested]
-        )
-        return Provider.CPU
-    return requested
-
-
-def provider_options(
-    provider: Provider, variant: ModelVariant, options: SessionOptions
-) -> list[tuple[str, dict[str, str]]]:
-    """ONNX Runtime's provider list, most wanted first; each later one takes the nodes that those before cannot."""
-    chains: dict[Provider, tuple[Provider, ...]] = {
-        Provider.CPU: (Provider.CPU,),
-        Provider.CUDA: (Provider.CUDA, Provider.CPU),
-        Provider.TENSORRT: (Provider.TENSORRT, Provider.CUDA, Provider.CPU),
-        Provider.OPENVINO: (Provider.OPENVINO, Provider.CPU),
-    }
-    makers: dict[Provider, Callable[[ModelVariant, SessionOptions], dict[str, str]]] = {
-        Provider.CPU: lambda _variant, _options: {},
-        Provider.CUDA: _cuda_options,
-        Provider.TENSORRT: _tensorrt_options,
-        Provider.OPENVINO: _openvino_options,
-    }
-    return [(_ORT_NAMES[link], makers[link](variant, options)) for link in chains[provider]]
-
-
-def _cuda_options(_: ModelVariant, options: SessionOptions) -> dict[str, str]:
-    return {
-        "device_id": str(options.device_id),
-        # The search costs seconds per input shape, once, and warm-up runs every planned batch size.
-        "cudnn_conv_algo_search": "EXHAUSTIVE",
-        "cudnn_conv_use_max_workspace": "1",
-        # Many variants share one GPU: doubling the arena, the default, would leave them no room.
-        "arena_extend_strategy": "kSameAsRequested",
-        # Copies and kernels in one stream need no synchronisation between them; batches are copied in one piece.
-        "do_copy_in_default_stream": "1",
-    }
-
-
-def _tensorrt_options(variant: ModelVariant, options: SessionOptions) -> dict[str, str]:
-    def shape(batch_size: int) -> str:
-        return f"{INPUT_NAME}:{batch_size}x{variant.resolution}x{variant.resolution}x3"
-
-    chosen = {
-        "device_id": str(options.device_id),
-        # Half precision only where the variant promises nothing else: fp32 means fp32.
-        "trt_fp16_enable": "True" if variant.precision == "fp16" else "False",
-        "trt_int8_enable": "True" if variant.precision == "int8" else "False",
-        # One engine for every batch size; without a range each new batch size would build another engine.
-        "trt_profile_min_shapes": shape(1),
-        "trt_profile_opt_shapes": shape(options.batch_size_max),
-        "trt_profile_max_shapes": shape(options.batch_size_max),
-    }
-    if options.cache_dir is not None:
-        # Engines take minutes to build and depend on the GPU and on TensorRT's version, which the cache checks.
-        folder = str(options.cache_dir / variant.name)
-        chosen |= {
-            "trt_engine_cache_enable": "True",
-            "trt_engine_cache_path": folder,
-            "trt_timing_cache_enable": "True",
-            "trt_timing_cache_path": folder,
-        }
-    return chosen
-
-
-def _openvino_options(variant: ModelVariant, options: SessionOptions) -> dict[str, str]:
-    chosen = {
-        "device_type": "CPU",
-        # The plan says how many cores a run takes; OpenVINO would take them all.
-        "num_of_threads": str(options.threads),
-        # One run at a time per worker: latency, not throughput.
-        "num_streams": "1",
-        # fp32 means fp32: by itself OpenVINO may choose bfloat16 where the CPU has it.
-        "precision": "FP32",
-    }
-    if options.cache_dir is not None:
-        chosen["cache_dir"] = str(options.cache_dir / variant.name)
-    return chosen
 
 
 def _session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
@@ -238,6 +117,41 @@ def _log(severity: int, _category: str, logid: str, location: str, message: str)
     logger.log(_SEVERITIES[severity], "onnxruntime %s (%s): %s", logid, location, message)
 
 
+@functools.cache
+def _find_cuda() -> None:
+    """Load the CUDA libraries that pip installed beside ONNX Runtime, which its provider does not look for there."""
+    if hasattr(onnxruntime, "preload_dlls"):
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            onnxruntime.preload_dlls()
+        if text := said.getvalue().strip():
+            logger.info("onnxruntime.preload_dlls: %s", text)
+
+
+def _load(
+    model: bytes, variant: ModelVariant, options: SessionOptions, provider: Provider
+) -> onnxruntime.InferenceSession:
+    def load(chosen: SessionOptions) -> onnxruntime.InferenceSession:
+        return onnxruntime.InferenceSession(
+            model,
+            _session_options(chosen),
+            providers=provider_options(provider, variant, chosen),
+            enable_fallback=0,  # it would print, and run on another provider than the profile is for
+        )
+
+    try:
+        if provider is not Provider.CUDA or not options.graphs:
+            return load(options)
+        try:
+            return load(options)
+        except Exception as error:  # noqa: BLE001  as below
+            # ONNX Runtime records a graph only if every node is on the GPU, which those of int8 are not.
+            logger.info("%s runs without a CUDA graph: %s", variant.name, error)
+            return load(replace(options, graphs=False))
+    except Exception as error:  # ONNX Runtime's exception types have no common base
+        raise SessionError(f"{variant.name} cannot be loaded on {provider}: {error}") from error
+
+
 class Session:
     """One variant's graph, loaded, on one provider, at one thread width."""
 
@@ -254,20 +168,19 @@ class Session:
         self.variant = variant
         self.threads = options.threads
         _share_arena()
-        try:
-            self._ort = onnxruntime.InferenceSession(
-                model,
-                _session_options(options),
-                providers=provider_options(provider, variant, options),
-                enable_fallback=0,  # it would print, and run on another provider than the profile is for
-            )
-        except Exception as error:  # ONNX Runtime's exception types have no common base
-            raise SessionError(f"{variant.name} cannot be loaded on {provider}: {error}") from error
+        if not provider.on_cpu:
+            _find_cuda()
+        self._ort = _load(model, variant, options, provider)
         # The wrapper keeps the whole file, for a re-creation that never happens here; the weights are copied.
         self._ort._model_bytes = None  # noqa: SLF001  no public way to let go of it
         self._check_graph()
         self._check_sums()
         self.provider = self._provider_in_use(provider)
+        self._bound = (
+            BoundRuns(self._ort, [OUTPUT_NAME, *TOP_NAMES], options.batch_sizes, "cuda", options.device_id)
+            if self.provider.fixed_batches and options.bound
+            else None
+        )
 
     def _check_graph(self) -> None:
         side, classes = self.variant.resolution, self.variant.class_count
@@ -301,11 +214,11 @@ class Session:
     def _provider_in_use(self, wanted: Provider) -> Provider:
         """ONNX Runtime drops a provider whose libraries do not load, and says so only in its log."""
         in_use = self._ort.get_providers()
-        if _ORT_NAMES[wanted] in in_use:
+        if ORT_NAMES[wanted] in in_use:
             return wanted
         logger.warning(
             "%s was asked for on %s and runs on %s; to enable it, %s",
-            self.variant.name, wanted, ", ".join(in_use), _ENABLED_BY[wanted],
+            self.variant.name, wanted, ", ".join(in_use), ENABLED_BY[wanted],
         )  # fmt: skip
         return Provider.CPU
 
@@ -318,8 +231,14 @@ class Session:
         """
         return self.classify(images, 1)[0]
 
-    def classify(self, images: npt.NDArray[np.uint8], k: int) -> tuple[Probabilities, tuple[Top, ...]]:
-        """As `run`, with the `k` most probable classes of each image.
+    def rows(self, images: int) -> int:
+        """How many rows a batch of `images` images has when it is run: `classify` is quickest if they are there."""
+        return images if self._bound is None else self._bound.rows(images)
+
+    def classify(
+        self, images: npt.NDArray[np.uint8], k: int, count: int | None = None
+    ) -> tuple[Probabilities, tuple[Top, ...]]:
+        """As `run`, with the `k` most probable classes of each image; of the first `count` images alone, if given.
 
         Raises:
             ValueError, FloatingPointError: as `run`.
@@ -329,9 +248,10 @@ class Session:
             raise ValueError(
                 f"{self.variant.name} takes uint8 [batch, {side}, {side}, 3], got {images.dtype} {list(images.shape)}"
             )
-        outputs: Sequence[Any] = self._ort.run([OUTPUT_NAME, *TOP_NAMES], {INPUT_NAME: images})
-        probabilities: Probabilities = outputs[0]
-        highest, classes = outputs[1].tolist(), outputs[2].tolist()
+        names = [OUTPUT_NAME, *TOP_NAMES]
+        outputs = self._ort.run(names, {INPUT_NAME: images}) if self._bound is None else self._bound.run(images)
+        probabilities: Probabilities = outputs[0][:count]
+        highest, classes = outputs[1][:count].tolist(), outputs[2][:count].tolist()
         # Softmax divides by a sum: if one score is no number, no probability of that image is one.
         if not all(math.isfinite(row[0]) for row in highest):
             raise FloatingPointError(f"{self.variant.name} gave probabilities that are not finite")
@@ -362,7 +282,7 @@ def open_graph(model: bytes, threads: int) -> Callable[[npt.NDArray[np.uint8]], 
     """
     _share_arena()
     session = onnxruntime.InferenceSession(
-        model, _session_options(SessionOptions(threads, 1)), providers=[_ORT_NAMES[Provider.CPU]]
+        model, _session_options(SessionOptions(threads, 1)), providers=[ORT_NAMES[Provider.CPU]]
     )
     names = [output.name for output in session.get_outputs()]
 

@@ -1,23 +1,28 @@
 """One worker: a thread that takes one plan at a time and turns its pictures into the best classes.
 
-Crop and resize, then run, all on this thread, into a buffer that is made once. Whatever goes wrong is handed
+Crop and resize, then run, all on this thread, into a buffer that is made once. Beside a GPU, where cores are idle and
+batches are large, other threads help with cropping and resizing. Whatever goes wrong is handed
 to `done`; the thread itself never dies of it. Decides nothing and touches no event loop.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
 
+from model_store.manifest import ModelVariant
 from service.core.clock import Clock
 from service.core.ports import DecodedImage
 from service.core.request import Plan, RunResult
 from service.runtime.decode import RgbImage
+from service.runtime.page_lock import page_lock
 from service.runtime.preprocess import Pixels, preprocess
 from service.runtime.session import Session, SessionKey
 
@@ -39,11 +44,24 @@ class Run:
 class Worker:
     """See the module. Idle from construction on; `close`, then `join`, ends it."""
 
-    def __init__(self, index: int, sessions: Mapping[SessionKey, Session], batch_size_max: int, clock: Clock) -> None:
-        """`sessions` may be shared with other workers; `batch_size_max` sizes the buffer."""
+    def __init__(
+        self,
+        index: int,
+        sessions: Mapping[SessionKey, Session],
+        batch_size_max: int,
+        clock: Clock,
+        helpers: Executor | None = None,
+    ) -> None:
+        """`sessions` may be shared with other workers; `batch_size_max` sizes the buffer.
+
+        With `helpers`, which may be shared too, the pictures of a batch are cropped and resized side by side.
+        """
         side = max(session.variant.resolution for session in sessions.values())
         # One buffer serves every variant, since one plan runs at a time: the largest, seen in the variant's shape.
         self._buffer = np.zeros(batch_size_max * side * side * 3, np.uint8)
+        if any(session.provider.fixed_batches for session in sessions.values()):
+            page_lock(self._buffer)
+        self._map = map if helpers is None else helpers.map
         self._sessions = sessions
         self._batch_size_max = batch_size_max
         self._clock = clock
@@ -98,16 +116,21 @@ class Worker:
         started_ns = self._clock.now_ns()
         session = self._sessions[run.plan.variant, run.plan.threads]
         batch = self._batch(session, len(run.images))
-        for image, row in zip(run.images, batch, strict=True):
-            assert isinstance(image, RgbImage), f"a worker runs pictures of its own decoder, got {type(image)}"
-            preprocess(image, session.variant, row)
+        # Rows beyond the images, if any, keep what is in them: nobody looks at what becomes of it.
+        for _ in self._map(_fill, run.images, batch, itertools.repeat(session.variant)):
+            pass
         preprocessed_ns = self._clock.now_ns()
-        probabilities, top = session.classify(batch, run.top_k)
+        probabilities, top = session.classify(batch, run.top_k, len(run.images))
         rows = tuple(row.tobytes() for row in probabilities.astype("<f4", copy=False))
         return RunResult(top, preprocessed_ns - started_ns, self._clock.now_ns() - preprocessed_ns, rows)
 
     def _batch(self, session: Session, size: int) -> Pixels:
         if not 1 <= size <= self._batch_size_max:
             raise ValueError(f"a batch of {size} was planned, the worker's buffer takes 1 to {self._batch_size_max}")
-        shape = (size, session.variant.resolution, session.variant.resolution, 3)
+        shape = (session.rows(size), session.variant.resolution, session.variant.resolution, 3)
         return self._buffer[: int(np.prod(shape))].reshape(shape)
+
+
+def _fill(image: DecodedImage, row: Pixels, variant: ModelVariant) -> None:
+    assert isinstance(image, RgbImage), f"a worker runs pictures of its own decoder, got {type(image)}"
+    preprocess(image, variant, row)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from service.core.clock import Clock, MonotonicClock
 from service.core.ports import DecodedImage
@@ -25,9 +26,17 @@ class WorkerPool:
     """Workers 0..count-1 over shared sessions."""
 
     def __init__(
-        self, count: int, sessions: Mapping[SessionKey, Session], batch_size_max: int, *, clock: Clock | None = None
+        self,
+        count: int,
+        sessions: Mapping[SessionKey, Session],
+        batch_size_max: int,
+        *,
+        clock: Clock | None = None,
+        helpers: int = 0,
     ) -> None:
         """Start `count` workers, each with room for `batch_size_max` pictures of the largest variant.
+
+        `helpers` are threads that crop and resize for all workers; without, each does it alone.
 
         Raises:
             ValueError: no workers, no sessions or no room.
@@ -40,7 +49,8 @@ class WorkerPool:
         self.clock = clock or MonotonicClock()
         self.sessions = sessions
         self.batch_size_max = batch_size_max
-        self._workers = [Worker(index, sessions, batch_size_max, self.clock) for index in range(count)]
+        self._helpers = ThreadPoolExecutor(helpers, "resize") if helpers else None
+        self._workers = [Worker(index, sessions, batch_size_max, self.clock, self._helpers) for index in range(count)]
 
     @property
     def count(self) -> int:
@@ -63,6 +73,9 @@ class WorkerPool:
             Exception: whatever the run raised.
         """
         planned = [(key, size) for key, sizes in batch_sizes.items() for size in sizes]
+        # What a GPU's provider prepares for a batch size it keeps for the thread that ran it.
+        if any(self.sessions[key].provider.fixed_batches for key in batch_sizes):
+            planned = [turn for turn in planned for _ in range(self.count)]
         picture = synthetic_picture(512, 384)
         results: queue.SimpleQueue[RunResult | BaseException] = queue.SimpleQueue()
         # Every worker gets at least one turn, and every (session, batch size) too.
@@ -83,4 +96,6 @@ class WorkerPool:
         # Not the pool's clock, which tests replace: joining waits in real time.
         ends_s = time.monotonic() + timeout_ns / 1e9
         ended = [worker.join(max(0.0, ends_s - time.monotonic())) for worker in self._workers]
+        if self._helpers is not None:
+            self._helpers.shutdown(wait=False)
         return all(ended)

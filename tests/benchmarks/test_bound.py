@@ -9,7 +9,8 @@ from benchmarks.bound import Round, document
 from model_store.builder import BuildRequest, build_store
 from model_store.catalogue import Catalogue
 from model_store.sources import from_wheel
-from service.runtime.session import Session, SessionOptions
+from service.runtime.providers import SessionOptions
+from service.runtime.session import Session
 
 ESPRESSO = Path(__file__).parent.parent / "photographs" / "espresso.jpg"
 ESPRESSO_CLASS = 967

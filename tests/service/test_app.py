@@ -16,45 +16,47 @@ from service.core.engine import Readiness
 from service.core.request import RequestOptions, RoutingPolicy
 from service.errors import NotReady, UnknownVariant
 from service.runtime import calibration
-from service.runtime.session import Provider
+from service.runtime.providers import Provider
 from service.settings import Settings
 from service.store_loading import plan_machine
 
-CPU = ("CPUExecutionProvider",)
-CUDA = ("TensorrtExecutionProvider", "CUDAExecutionProvider", *CPU)
-OPENVINO = ("OpenVINOExecutionProvider", *CPU)
 NS_PER_S = 1_000_000_000
 
 
 @pytest.mark.parametrize(
-    ("cores", "available", "given", "provider", "workers", "widths"),
+    ("cores", "provider", "given", "workers", "widths"),
     [
-        (1, CPU, {}, Provider.CPU, 1, (1,)),
-        (2, CPU, {}, Provider.CPU, 2, (1, 2)),
-        (16, CPU, {}, Provider.CPU, 16, (1, 16)),
-        (16, OPENVINO, {}, Provider.OPENVINO, 16, (1, 16)),
-        (16, CUDA, {}, Provider.CUDA, 1, (1,)),
-        (16, CUDA, {"provider": "tensorrt", "workers": 2}, Provider.TENSORRT, 2, (1,)),
-        (16, CUDA, {"provider": "cpu"}, Provider.CPU, 16, (1, 16)),
-        (2, CPU, {"provider": "cuda"}, Provider.CPU, 2, (1, 2)),
-        (16, CPU, {"workers": 4}, Provider.CPU, 4, (1, 4)),
-        (2, CPU, {"workers": 1}, Provider.CPU, 1, (1,)),
-        (2, CPU, {"workers": 8}, Provider.CPU, 8, (1, 2)),
+        (1, Provider.CPU, {}, 1, (1,)),
+        (2, Provider.CPU, {}, 2, (1, 2)),
+        (16, Provider.CPU, {}, 16, (1, 16)),
+        (16, Provider.OPENVINO, {}, 16, (1, 16)),
+        (16, Provider.CUDA, {}, 1, (1,)),
+        (16, Provider.TENSORRT, {"workers": 2}, 2, (1,)),
+        (16, Provider.CPU, {"workers": 4}, 4, (1, 4)),
+        (2, Provider.CPU, {"workers": 1}, 1, (1,)),
+        (2, Provider.CPU, {"workers": 8}, 8, (1, 2)),
     ],
 )
-def test_a_worker_is_a_core_and_a_gpu_has_one(*, cores, available, given, provider, workers, widths) -> None:
+def test_a_worker_is_a_core_and_a_gpu_has_one(*, cores, provider, given, workers, widths) -> None:
     """On a CPU a run takes one core or all that workers have; a GPU is fed by one worker unless more are asked for."""
-    machine = plan_machine(Settings(**given), cores, available)
+    machine = plan_machine(Settings(**given), cores, provider)
     assert (machine.provider, machine.workers, machine.thread_widths) == (provider, workers, widths)
 
 
 @pytest.mark.parametrize(
-    ("batch_size_max", "sizes"),
-    [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (8, (1, 2, 4, 8)), (33, (1, 2, 4, 8, 16, 32, 33))],
+    ("provider", "given", "batch", "resizers"),
+    [
+        (Provider.CPU, {}, 8, 0),
+        (Provider.OPENVINO, {}, 8, 0),
+        (Provider.CUDA, {}, 32, 8),
+        (Provider.CUDA, {"batch_size_max": 5, "resize_threads": 3}, 5, 3),
+        (Provider.CPU, {"batch_size_max": 1, "resize_threads": 2}, 1, 2),
+    ],
 )
-def test_batch_sizes_double_up_to_the_bound(batch_size_max, sizes) -> None:
-    """Powers of two are measured, and the bound itself."""
-    assert plan_machine(Settings(batch_size_max=batch_size_max), 2, CPU).batch_sizes == sizes
+def test_a_gpu_has_large_batches_and_help_with_resizing(provider, given, batch, resizers) -> None:
+    """Where batches save much they are larger, and the idle cores crop and resize; what is asked for goes first."""
+    machine = plan_machine(Settings(**given), 16, provider)
+    assert (machine.batch_sizes[-1], machine.resize_threads) == (batch, resizers)
 
 
 @pytest.fixture(scope="module", autouse=True)

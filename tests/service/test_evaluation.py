@@ -15,7 +15,8 @@ from model_store.sources import from_wheel
 from service.evaluation import EvaluationError, EvaluationResult, evaluate, list_photographs
 from service.runtime.decode import decode_rgb
 from service.runtime.preprocess import preprocess
-from service.runtime.session import Session, SessionOptions
+from service.runtime.providers import SessionOptions
+from service.runtime.session import Session
 from tests.fakes.colour_models import colour_entry
 
 PHOTOGRAPHS = Path(__file__).parent.parent / "photographs"

@@ -15,7 +15,7 @@ from model_store.catalogue import StoreError
 from model_store.sources import from_untrained
 from service.core.clock import MonotonicClock
 from service.runtime import calibration
-from service.runtime.session import Provider
+from service.runtime.providers import Provider
 from service.settings import Settings
 from service.store_loading import LoadedStore, Machine, StoreLoader, UnservableError
 

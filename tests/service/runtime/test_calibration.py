@@ -12,7 +12,8 @@ from service.core.request import RunResult
 from service.runtime import calibration
 from service.runtime.calibration import calibrate, quantile
 from service.runtime.image_header import read_header
-from service.runtime.session import Provider, open_sessions, runtime_name
+from service.runtime.providers import Provider
+from service.runtime.session import open_sessions, runtime_name
 from service.runtime.worker_pool import WorkerPool
 
 MS = 1_000_000

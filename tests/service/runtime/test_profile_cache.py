@@ -11,7 +11,8 @@ from model_store.latency_profile import LatencyPoint, LatencyProfile, MachinePro
 from service.core.clock import MonotonicClock
 from service.runtime import calibration
 from service.runtime.profile_cache import Wanted, load_or_calibrate, profile_is_current, profile_path, why_stale
-from service.runtime.session import Provider, open_sessions
+from service.runtime.providers import Provider
+from service.runtime.session import open_sessions
 from service.runtime.worker_pool import WorkerPool
 
 WANTED = Wanted("a machine, 2 cores", "onnxruntime 1 cpu", 2, {"small": "aa", "large": "bb"}, (1, 2), (1,))

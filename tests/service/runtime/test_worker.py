@@ -12,7 +12,8 @@ import pytest
 
 from service.core.clock import MonotonicClock
 from service.core.request import Plan, RunResult
-from service.runtime.session import Session, SessionOptions
+from service.runtime.providers import SessionOptions
+from service.runtime.session import Session
 from service.runtime.worker import Run, Worker
 from tests.fakes.colour_models import colour_graph, variant_of
 

@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from service.core.request import Plan, RunResult
-from service.runtime.session import Provider, open_sessions
+from service.runtime.providers import Provider
+from service.runtime.session import open_sessions
 from service.runtime.worker_pool import WorkerPool
 
 

@@ -1,0 +1,95 @@
+"""What each execution provider is told, with the reason: ONNX Runtime's option names and values, as text.
+
+Data only. The CPU provider has no options of its own; those of its sessions are in `session.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from model_store.manifest import ModelVariant
+from service.runtime.providers import ORT_NAMES, Provider, SessionOptions
+
+INPUT_NAME = "image"
+
+
+def provider_options(
+    provider: Provider, variant: ModelVariant, options: SessionOptions
+) -> list[tuple[str, dict[str, str]]]:
+    """ONNX Runtime's provider list, most wanted first; each later one takes the nodes that those before cannot."""
+    return [(ORT_NAMES[link], _MAKERS[link](variant, options)) for link in _CHAINS[provider]]
+
+
+def _cuda_options(_: ModelVariant, options: SessionOptions) -> dict[str, str]:
+    return {
+        "device_id": str(options.device_id),
+        # The search costs seconds per input shape, once, and warm-up runs every planned batch size.
+        "cudnn_conv_algo_search": "EXHAUSTIVE",
+        "cudnn_conv_use_max_workspace": "1",
+        # Tensor cores read channels last; in the other layout each half-precision convolution turns its input around.
+        "prefer_nhwc": "1",
+        # fp32 means fp32: TensorFloat-32 would keep ten bits of the fraction. The fast form of a GPU is fp16.
+        "use_tf32": "0",
+        # A run is a hundred small kernels: replayed as one graph, no time passes between them. See `bound_runs.py`.
+        "enable_cuda_graph": "1" if options.graphs and options.bound else "0",
+        # Many variants share one GPU: doubling the arena, the default, would leave them no room.
+        "arena_extend_strategy": "kSameAsRequested",
+        # Copies and kernels in one stream need no synchronisation between them; batches are copied in one piece.
+        "do_copy_in_default_stream": "1",
+        **dict(options.overrides),
+    }
+
+
+def _tensorrt_options(variant: ModelVariant, options: SessionOptions) -> dict[str, str]:
+    def shape(batch_size: int) -> str:
+        return f"{INPUT_NAME}:{batch_size}x{variant.resolution}x{variant.resolution}x3"
+
+    chosen = {
+        "device_id": str(options.device_id),
+        # Half precision only where the variant promises nothing else: fp32 means fp32.
+        "trt_fp16_enable": "True" if variant.precision == "fp16" else "False",
+        "trt_int8_enable": "True" if variant.precision == "int8" else "False",
+        # One engine for every batch size; without a range each new batch size would build another engine.
+        "trt_profile_min_shapes": shape(1),
+        "trt_profile_opt_shapes": shape(options.batch_size_max),
+        "trt_profile_max_shapes": shape(options.batch_size_max),
+    }
+    if options.cache_dir is not None:
+        # Engines take minutes to build and depend on the GPU and on TensorRT's version, which the cache checks.
+        folder = str(options.cache_dir / variant.name)
+        chosen |= {
+            "trt_engine_cache_enable": "True",
+            "trt_engine_cache_path": folder,
+            "trt_timing_cache_enable": "True",
+            "trt_timing_cache_path": folder,
+        }
+    return chosen
+
+
+def _openvino_options(variant: ModelVariant, options: SessionOptions) -> dict[str, str]:
+    chosen = {
+        "device_type": "CPU",
+        # The plan says how many cores a run takes; OpenVINO would take them all.
+        "num_of_threads": str(options.threads),
+        # One run at a time per worker: latency, not throughput.
+        "num_streams": "1",
+        # fp32 means fp32: by itself OpenVINO may choose bfloat16 where the CPU has it.
+        "precision": "FP32",
+    }
+    if options.cache_dir is not None:
+        chosen["cache_dir"] = str(options.cache_dir / variant.name)
+    return chosen
+
+
+_CHAINS: dict[Provider, tuple[Provider, ...]] = {
+    Provider.CPU: (Provider.CPU,),
+    Provider.CUDA: (Provider.CUDA, Provider.CPU),
+    Provider.TENSORRT: (Provider.TENSORRT, Provider.CUDA, Provider.CPU),
+    Provider.OPENVINO: (Provider.OPENVINO, Provider.CPU),
+}
+_MAKERS: dict[Provider, Callable[[ModelVariant, SessionOptions], dict[str, str]]] = {
+    Provider.CPU: lambda _variant, _options: {},
+    Provider.CUDA: _cuda_options,
+    Provider.TENSORRT: _tensorrt_options,
+    Provider.OPENVINO: _openvino_options,
+}

@@ -1,0 +1,88 @@
+"""What each provider is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from service.runtime.provider_options import provider_options
+from service.runtime.providers import Provider, SessionOptions
+from tests.fakes.colour_models import variant_of
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+OPENVINO = "OpenVINOExecutionProvider"
+
+
+@pytest.mark.parametrize(("provider", "chain"), [
+    (Provider.CPU, [CPU]),
+    (Provider.CUDA, [CUDA, CPU]),
+    (Provider.TENSORRT, [TENSORRT, CUDA, CPU]),
+    (Provider.OPENVINO, [OPENVINO, CPU]),
+])  # fmt: skip
+def test_every_chain_ends_on_the_cpu_and_holds_only_strings(provider, chain, tmp_path):
+    """Each provider is followed by those that take what it cannot; options are strings, as the C API wants them."""
+    options = provider_options(provider, variant_of(), SessionOptions(2, 8, cache_dir=tmp_path))
+    assert [name for name, _ in options] == chain
+    assert all(isinstance(text, str) for _, values in options for pair in values.items() for text in pair)
+
+
+def test_tensorrt_builds_one_engine_for_all_batch_sizes():
+    """The shape profile spans batch 1 to the largest, at the variant's resolution; engines are cached per variant."""
+    variant = variant_of("b0", 224)
+    (_, options), *_ = provider_options(Provider.TENSORRT, variant, SessionOptions(1, 8, cache_dir=Path("/cache")))
+    assert options["trt_profile_min_shapes"] == "image:1x224x224x3"
+    assert options["trt_profile_max_shapes"] == "image:8x224x224x3"
+    assert options["trt_engine_cache_path"] == "/cache/b0"
+    assert options["trt_fp16_enable"] == "False"
+
+
+def test_without_a_cache_folder_nothing_is_cached():
+    """No provider is told to write anywhere unless a folder was given."""
+    for provider in (Provider.CUDA, Provider.TENSORRT, Provider.OPENVINO):
+        for _, options in provider_options(provider, variant_of(), SessionOptions(1, 1)):
+            assert not [name for name in options if "cache" in name]
+
+
+def test_openvino_keeps_to_the_planned_width():
+    """OpenVINO is told how many cores a run takes; left alone it takes them all."""
+    (_, options), _ = provider_options(Provider.OPENVINO, variant_of(), SessionOptions(3, 1))
+    assert options["num_of_threads"] == "3"
+    assert options["num_streams"] == "1"
+
+
+def test_the_device_is_passed_on():
+    """A GPU session runs on the GPU it was given."""
+    (_, options), _ = provider_options(Provider.CUDA, variant_of(), SessionOptions(1, 1, device_id=2))
+    assert options["device_id"] == "2"
+
+
+def test_a_graph_is_recorded_only_between_fixed_buffers():
+    """A CUDA graph replays addresses, so without buffers that stay it is off, whatever was asked for."""
+    graphs = {}
+    for bound, wanted in ((True, True), (True, False), (False, True)):
+        options = SessionOptions(1, 1, bound=bound, graphs=wanted)
+        (_, chosen), _ = provider_options(Provider.CUDA, variant_of(), options)
+        graphs[bound, wanted] = chosen["enable_cuda_graph"]
+    assert graphs == {(True, True): "1", (True, False): "0", (False, True): "0"}
+
+
+def test_options_can_be_replaced_to_measure_them():
+    """An override stands in place of what would have been chosen, and nothing else changes."""
+    plain = SessionOptions(1, 1)
+    (_, chosen), _ = provider_options(Provider.CUDA, variant_of(), plain)
+    (_, other), _ = provider_options(Provider.CUDA, variant_of(), replace(plain, overrides=(("use_tf32", "1"),)))
+    assert other == {**chosen, "use_tf32": "1"}
+
+
+def test_tensorrt_computes_in_the_precision_of_the_variant():
+    """Half precision is allowed for fp16 variants only, integers for int8 only."""
+    flags = {}
+    for precision in ("fp32", "fp16", "int8"):
+        variant = replace(variant_of(), precision=precision)
+        (_, options), *_ = provider_options(Provider.TENSORRT, variant, SessionOptions(1, 1))
+        flags[precision] = (options["trt_fp16_enable"], options["trt_int8_enable"])
+    assert flags == {"fp32": ("False", "False"), "fp16": ("True", "False"), "int8": ("False", "True")}
