@@ -6,6 +6,7 @@ Cheap checks first: options, room, policy, the picture's header, then whether it
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from model_store.latency_profile import StageCost
@@ -81,8 +82,10 @@ class Door:
         decode: DecodeCost,
         clock: Clock,
         settings: EngineSettings,
+        lock: AbstractContextManager[object],
     ) -> None:
-        """Nobody is inside."""
+        """Nobody is inside. The scheduler is asked under `lock`."""
+        self._lock = lock
         self._scheduler = scheduler
         self._menu = menu
         self._decoder = decoder
@@ -121,7 +124,8 @@ class Door:
         deadline_ns = received_ns + (options.budget_ns or self._settings.budget_ns_default)
         if options.policy.on_miss is OnMiss.REJECT:
             ready_ns = self._clock.now_ns() + self._decode.cost_ns(header)
-            infeasible = self._scheduler.infeasible(deadline_ns, options.policy, ready_ns)
+            with self._lock:
+                infeasible = self._scheduler.infeasible(deadline_ns, options.policy, ready_ns)
             if infeasible is not None:
                 raise _refusal(infeasible, ready_ns - received_ns)
         return header, deadline_ns
@@ -134,7 +138,8 @@ class Door:
             reason = f"{self.inside} requests are in service, the most this server takes"
         else:
             return
-        retry_after_ns = self._scheduler.retry_after_ns(self._clock.now_ns())
+        with self._lock:
+            retry_after_ns = self._scheduler.retry_after_ns(self._clock.now_ns())
         raise Overloaded(f"{reason}; retry later or scale out", retry_after_ns=retry_after_ns)
 
     def _check_options(self, options: RequestOptions) -> None:

@@ -1,13 +1,16 @@
 """The asyncio shell around the scheduler: carries requests in, performs its actions, carries answers out.
 
-All state is touched on the event loop's thread only; workers report back through `call_soon_threadsafe`. It
-decides nothing that the scheduler can decide, and knows neither HTTP nor gRPC.
+A worker whose run is over asks the scheduler for its next one itself, on its own thread: two wake-ups of threads
+less between two runs. So the scheduler, and what says which run has whose pictures, are touched under a lock; futures,
+timers and instruments on the event loop's thread only, which workers reach by `LoopMail`. It decides nothing that the
+scheduler can decide, and knows neither HTTP nor gRPC.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +20,7 @@ from service.core.clock import Clock
 from service.core.door import DecodeCost, Door, EngineSettings, too_late
 from service.core.generation import Generation, VariantStatus
 from service.core.instrument import Instrument
+from service.core.loop_mail import LoopMail
 from service.core.ports import DecodedImage, Decoder
 from service.core.request import (
     DEFAULT_POLICY,
@@ -72,6 +76,7 @@ class _Run:
 
     plan: Plan
     generation: Generation
+    started_ns: int
 
 
 class Engine:
@@ -94,6 +99,9 @@ class Engine:
         self._clock = clock
         self._instrument = instrument
         self._settings = settings
+        # Held for decisions, never while anything is decoded, run or told. It guards the scheduler, the menu that it
+        # plans with, `_runs`, and of each flight what a dispatch changes; the rest is the event loop's.
+        self._lock = threading.Lock()
         self._flights: dict[int, _Flight] = {}
         self._runs: dict[int, _Run] = {}
         self._retiring: dict[Generation, asyncio.Future[None]] = {}
@@ -107,6 +115,7 @@ class Engine:
             decode=self._decode,
             clock=clock,
             settings=settings,
+            lock=self._lock,
         )
         self._timer: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
@@ -140,12 +149,14 @@ class Engine:
 
     def variants(self) -> tuple[VariantStatus, ...]:
         """Every served variant, most accurate first."""
-        return self._generation.statuses()
+        with self._lock:
+            return self._generation.statuses()
 
     def choose_when_idle(self, budget_ns: int) -> str | None:
         """The variant that an idle server would answer a typical photograph with, given `budget_ns`."""
         decode_ns = self._decode.cost_ns(_TYPICAL_PICTURE)
-        return self._scheduler.idle_choice(budget_ns - decode_ns, DEFAULT_POLICY)
+        with self._lock:
+            return self._scheduler.idle_choice(budget_ns - decode_ns, DEFAULT_POLICY)
 
     async def infer(
         self, image: Picture, options: RequestOptions, *, received_ns: int, client: str = ""
@@ -189,31 +200,38 @@ class Engine:
         self._last_id += 1
         request = QueuedRequest(self._last_id, received_ns, deadline_ns, options.policy)
         side_core_ns = self._decode.profiled_ns(header) + _TRANSPORT_CORE_NS
-        self._scheduler.expect(request.request_id, deadline_ns, options.policy, side_core_ns)
+        with self._lock:
+            self._scheduler.expect(request.request_id, deadline_ns, options.policy, side_core_ns)
         try:
             decoded, decode_ns = await self._decode_image(image, header, options, deadline_ns)
         except BaseException:
-            self._scheduler.forget(request.request_id)
+            with self._lock:
+                self._scheduler.forget(request.request_id)
             raise
         now_ns = self.now_ns()
+        with self._lock:
+            idle_choice = self._scheduler.idle_choice(deadline_ns - now_ns, options.policy)
         flight = _Flight(
             options=options,
             budget_ns=deadline_ns - received_ns,
             received_ns=received_ns,
             decode_ns=decode_ns,
             submitted_ns=now_ns,
-            idle_choice=self._scheduler.idle_choice(deadline_ns - now_ns, options.policy),
+            idle_choice=idle_choice,
             image=decoded,
             answer=asyncio.get_running_loop().create_future(),
         )
         self._flights[request.request_id] = flight
         self._instrument.request_queued(request, now_ns)
-        self._perform(self._scheduler.submit(request, now_ns))
+        self._step(lambda: self._scheduler.submit(request, now_ns))
         try:
             return await flight.answer
         except asyncio.CancelledError:
-            self._perform(self._scheduler.cancel(request.request_id, self.now_ns()))
+            self._cancel(request.request_id)
             raise
+
+    def _cancel(self, request_id: int) -> None:
+        self._step(lambda: self._scheduler.cancel(request_id, self.now_ns()))
 
     async def _decode_image(
         self, image: Picture, header: ImageHeader, options: RequestOptions, deadline_ns: int
@@ -225,7 +243,8 @@ class Engine:
         """
         started_ns = self.now_ns()
         slack_ns = deadline_ns - started_ns - self._decode.cost_ns(header)
-        names = self._scheduler.likely_variants(slack_ns, options.policy, started_ns)
+        with self._lock:
+            names = self._scheduler.likely_variants(slack_ns, options.policy, started_ns)
         resolution = max(self._generation.shorter_sides_px[name] for name in names)
         try:
             patient = options.policy.on_miss is OnMiss.LATE
@@ -242,18 +261,19 @@ class Engine:
 
     # Performing the scheduler's actions -----------------------------------------------------------------
 
-    def _perform(self, actions: Iterable[Action]) -> None:
-        for action in actions:
-            if isinstance(action, Dispatch):
-                self._start_run(action)
-            elif isinstance(action, Settle):
-                self._settle(action)
-            else:
-                self._set_timer(action)
-        pressure = self._scheduler.pressure
-        self._instrument.queue_changed(pressure.queued + pressure.late, pressure.in_flight)
+    def _step(self, step: Callable[[], tuple[Action, ...]]) -> None:
+        """Have the scheduler decide, on the event loop's thread, and do as it says."""
+        mail = LoopMail.of(asyncio.get_running_loop())
+        with self._lock:
+            actions = step()
+            started = self._start_runs(actions, mail)
+        self._tell(actions, started)
 
-    def _start_run(self, dispatch: Dispatch) -> None:
+    def _start_runs(self, actions: Iterable[Action], mail: LoopMail) -> list[_Run]:
+        """Hand over what is to be dispatched, under the lock, on any thread."""
+        return [self._start_run(action, mail) for action in actions if isinstance(action, Dispatch)]
+
+    def _start_run(self, dispatch: Dispatch, mail: LoopMail) -> _Run:
         now_ns = self.now_ns()
         worker, plan, generation = dispatch.workers[0], dispatch.plan, self._generation
         images, top_k = [], 1
@@ -265,36 +285,52 @@ class Engine:
             flight.dispatched_ns = now_ns
             flight.generation = generation
             top_k = max(top_k, flight.options.top_k)
-        self._runs[worker] = _Run(plan, generation)
-        self._instrument.run_started(plan, now_ns)
-        generation.workers.start_run(worker, plan, images, top_k, self._on_done(worker))
+        run = self._runs[worker] = _Run(plan, generation, now_ns)
+        generation.workers.start_run(worker, plan, images, top_k, lambda result: self._run_ended(worker, result, mail))
+        return run
 
-    def _on_done(self, worker: int) -> Callable[[RunResult | BaseException], None]:
-        loop = asyncio.get_running_loop()
+    def _run_ended(self, worker: int, result: RunResult | BaseException, mail: LoopMail) -> None:
+        """On the worker's thread: its next run starts now, and the event loop is told of both."""
+        with self._lock:
+            run = self._runs.pop(worker)
+            actions = self._scheduler.worker_idle(worker, self.now_ns(), failed=not isinstance(result, RunResult))
+            started = self._start_runs(actions, mail)
+            # In the order of decisions, so under the lock; waking the loop takes longer, and it would want the lock.
+            mail.put(self._run_is_over, worker, run, result, actions, started)
+        mail.wake()
 
-        def done(result: RunResult | BaseException) -> None:
-            loop.call_soon_threadsafe(self._run_is_over, worker, result)
-
-        return done
-
-    def _run_is_over(self, worker: int, result: RunResult | BaseException) -> None:
-        run = self._runs.pop(worker)
+    def _run_is_over(
+        self,
+        worker: int,
+        run: _Run,
+        result: RunResult | BaseException,
+        actions: tuple[Action, ...],
+        started: list[_Run],
+    ) -> None:
         plan = run.plan
-        failed = not isinstance(result, RunResult)
         if isinstance(result, RunResult):
             self._instrument.run_finished(plan, result)
-        else:
-            logger.error("run of %s on worker %d failed", plan.variant, worker, exc_info=result)
-            self._instrument.run_failed(plan, result)
-        actions = self._scheduler.worker_idle(worker, self.now_ns(), failed=failed)
-        # The free worker's next run starts before this run's answers are built: it must not wait for them.
-        self._perform(action for action in actions if not _is_answer(action))
-        if isinstance(result, RunResult):
             position = {request_id: index for index, request_id in enumerate(plan.request_ids)}
             for action in filter(_is_answer, actions):
                 self._answer(action.request_id, run, result, position[action.request_id])
+        else:
+            logger.error("run of %s on worker %d failed", plan.variant, worker, exc_info=result)
+            self._instrument.run_failed(plan, result)
+        self._tell((action for action in actions if not _is_answer(action)), started)
         self._check_retired(run.generation)
         self._check_drained()
+
+    def _tell(self, actions: Iterable[Action], started: Iterable[_Run]) -> None:
+        """All of the scheduler's actions but dispatches, on the event loop's thread."""
+        for run in started:
+            self._instrument.run_started(run.plan, run.started_ns)
+        for action in actions:
+            if isinstance(action, Settle):
+                self._settle(action)
+            elif isinstance(action, WakeAt):
+                self._set_timer()
+        pressure = self._scheduler.pressure
+        self._instrument.queue_changed(pressure.queued + pressure.late, pressure.in_flight)
 
     def _answer(self, request_id: int, run: _Run, result: RunResult, position: int) -> None:
         flight, plan = self._flights.pop(request_id), run.plan
@@ -340,7 +376,8 @@ class Engine:
             return error
         assert settle.outcome is Outcome.DEADLINE_EXCEEDED, settle
         generation = flight.generation or self._generation
-        run_ns = generation.menu.fastest_ns(flight.options.policy)
+        with self._lock:
+            run_ns = generation.menu.fastest_ns(flight.options.policy)
         alone_ns = flight.decode_ns + run_ns + generation.profile.overhead_ns
         return too_late("the budget ran out in the queue", alone_ns)
 
@@ -352,17 +389,18 @@ class Engine:
             return type(error)(f"another version of the store took over while this request waited: {error.detail}")
         return None
 
-    def _set_timer(self, wake: WakeAt) -> None:
+    def _set_timer(self) -> None:
+        """To the scheduler's wish of now: the one that brought us here may have been overtaken by another thread's."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if wake.at_ns is not None:
-            delay_s = max(0, wake.at_ns - self.now_ns()) / NS_PER_S
+        if (at_ns := self._scheduler.wake_at_ns) is not None:
+            delay_s = max(0, at_ns - self.now_ns()) / NS_PER_S
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._wake)
 
     def _wake(self) -> None:
         self._timer = None
-        self._perform(self._scheduler.wake(self.now_ns()))
+        self._step(lambda: self._scheduler.wake(self.now_ns()))
 
     # Life ----------------------------------------------------------------------------------------------
 
@@ -378,23 +416,30 @@ class Engine:
         end where they began. Requests that wait are planned anew, and those that only the menu before allowed are told
         so; no other request notices.
         """
-        before, self._generation = self._generation, generation
+        before = self._generation
         self._retiring[before] = asyncio.get_running_loop().create_future()
         retired = self._retiring[before]
-        now_ns = self.now_ns()
-        actions = self._scheduler.adopt(generation.menu, generation.profile.overhead_ns, now_ns)
+        self._step(lambda: self._take_up(generation))
+        self._check_retired(before)
+        return retired
+
+    def _take_up(self, generation: Generation) -> tuple[Action, ...]:
+        self._generation = generation
+        actions = self._scheduler.adopt(generation.menu, generation.profile.overhead_ns, self.now_ns())
         self._door.adopt(generation.menu)
         gone = {action.request_id for action in actions if isinstance(action, Settle)}
         for request_id, flight in self._flights.items():
             if flight.generation is None and request_id not in gone:
                 slack_ns = flight.received_ns + flight.budget_ns - flight.submitted_ns
                 flight.idle_choice = self._scheduler.idle_choice(slack_ns, flight.options.policy)
-        self._perform(actions)
-        self._check_retired(before)
-        return retired
+        return actions
 
     def _check_retired(self, generation: Generation) -> None:
-        if generation in self._retiring and all(run.generation is not generation for run in self._runs.values()):
+        if generation not in self._retiring:
+            return
+        with self._lock:
+            is_over = all(run.generation is not generation for run in self._runs.values())
+        if is_over:
             self._retiring.pop(generation).set_result(None)
 
     def announce_drain(self) -> None:
@@ -414,7 +459,7 @@ class Engine:
         except TimeoutError:
             for request_id, flight in tuple(self._flights.items()):
                 _fail(flight.answer, NotReady("the server stopped before this request was served; try another replica"))
-                self._perform(self._scheduler.cancel(request_id, self.now_ns()))
+                self._cancel(request_id)
             return False
         return True
 

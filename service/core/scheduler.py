@@ -116,6 +116,11 @@ class Scheduler:
         return Pressure(len(self._queue), len(self._late), len(self._run_of_request))
 
     @property
+    def wake_at_ns(self) -> int | None:
+        """The wish of the last `WakeAt` that was returned; None once `wake` was called for it."""
+        return self._wake_at_ns
+
+    @property
     def is_empty(self) -> bool:
         """Whether every submitted request is settled and every worker idle."""
         return not len(self._queue) and not self._late and not self._runs

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -128,7 +129,7 @@ class Worker:
         if not 1 <= size <= self._batch_size_max:
             raise ValueError(f"a batch of {size} was planned, the worker's buffer takes 1 to {self._batch_size_max}")
         shape = (session.rows(size), session.variant.resolution, session.variant.resolution, 3)
-        return self._buffer[: int(np.prod(shape))].reshape(shape)
+        return self._buffer[: math.prod(shape)].reshape(shape)
 
 
 def _fill(image: DecodedImage, row: Pixels, variant: ModelVariant) -> None:
