@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -83,12 +84,25 @@ def _wake_up_call(
     """What wakes `loop` to call `deliver`, and the file descriptors it takes."""
     if hasattr(os, "eventfd"):
         counter = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        loop.add_reader(counter, lambda: (os.eventfd_read(counter), deliver()))
-        return lambda: os.eventfd_write(counter, 1), (counter,)
-    heard, told = os.pipe()
-    os.set_blocking(heard, False)
-    loop.add_reader(heard, lambda: (os.read(heard, 4096), deliver()))
-    return lambda: (os.write(told, b"\0"), None)[1], (heard, told)
+        heard = told = counter
+        opened: tuple[int, ...] = (counter,)
+    else:
+        heard, told = opened = os.pipe()
+        os.set_blocking(heard, False)
+
+    def hear() -> None:
+        os.read(heard, 4096)
+        deliver()
+
+    def wake() -> None:
+        os.write(told, _ONE)
+
+    loop.add_reader(heard, hear)
+    return wake, opened
+
+
+_ONE = (1).to_bytes(8, sys.byteorder)
+"""What an event counter is told; a pipe takes any bytes."""
 
 
 def _close(opened: tuple[int, ...]) -> None:
