@@ -33,6 +33,7 @@ import onnxruntime
 from model_store.catalogue import CatalogueEntry
 from model_store.manifest import SAFE_SUMS, ModelVariant
 from service.runtime.bound_runs import BoundRuns
+from service.runtime.cores import cores_of_run, held_to
 from service.runtime.machine import lacks_vnni
 from service.runtime.provider_options import INPUT_NAME, provider_options
 from service.runtime.providers import ENABLED_BY, ORT_NAMES, Provider, SessionOptions
@@ -76,6 +77,10 @@ def _session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
     chosen.add_session_config_entry("session.intra_op.allow_spinning", "1")
     chosen.add_session_config_entry("session.intra_op.spin_duration_us", "20")
     chosen.add_session_config_entry("session.force_spinning_stop", "1")
+    # The runtime's own threads on the cores that the caller of a run leaves them, see `cores.py`; counted from 1.
+    if cores := cores_of_run(options.threads):
+        others = ";".join(str(core + 1) for core in cores[1:])
+        chosen.add_session_config_entry("session.intra_op_thread_affinities", others)
     # Includes the layout that the CPU's convolutions want. Done once per start, so nothing is saved by less.
     chosen.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # One arena for all sessions, grown by warm-up to what side-by-side runs need and kept: nothing is allocated
@@ -167,6 +172,7 @@ class Session:
             raise ValueError(f"threads and batch_size_max must be 1 or more, got {options}")
         self.variant = variant
         self.threads = options.threads
+        self._cores = cores_of_run(options.threads)
         _share_arena()
         if not provider.on_cpu:
             _find_cuda()
@@ -249,7 +255,8 @@ class Session:
                 f"{self.variant.name} takes uint8 [batch, {side}, {side}, 3], got {images.dtype} {list(images.shape)}"
             )
         names = [OUTPUT_NAME, *TOP_NAMES]
-        outputs = self._ort.run(names, {INPUT_NAME: images}) if self._bound is None else self._bound.run(images)
+        with held_to(self._cores):
+            outputs = self._ort.run(names, {INPUT_NAME: images}) if self._bound is None else self._bound.run(images)
         probabilities: Probabilities = outputs[0][:count]
         highest, classes = outputs[1][:count].tolist(), outputs[2][:count].tolist()
         # Softmax divides by a sum: if one score is no number, no probability of that image is one.
