@@ -13,6 +13,7 @@ DOCKER ?= docker
 BUILD_FLAGS ?=
 SCENARIOS ?=
 TARGET ?= cpu
+TEST_PROCESSES ?= 2
 PYTEST_FLAGS ?=
 
 bin := $(VENV)/bin
@@ -43,8 +44,8 @@ store: $(serve_ready) ## Build the model store (VARIANTS="lite0 lite0-int8 …")
 serve: store ## Serve on http://127.0.0.1:8000 and grpc://…:8001 (PORT=, GRPC_PORT=, HOST=, STORE=, SERVE_FLAGS=)
 	@exec $(bin)/phiserve serve --host $(HOST) --port $(PORT) --grpc-port $(GRPC_PORT) --store $(STORE) $(SERVE_FLAGS)
 
-test: $(dev_ready) ## Run the tests (PYTEST_FLAGS=)
-	@$(bin)/python -m pytest $(PYTEST_FLAGS)
+test: $(dev_ready) ## Run the tests (TEST_PROCESSES=, PYTEST_FLAGS=)
+	@$(bin)/python -m pytest --numprocesses $(TEST_PROCESSES) $(PYTEST_FLAGS)
 
 lint: $(dev_ready) ## Check style, format, types and the wire contract
 	@$(bin)/ruff check .

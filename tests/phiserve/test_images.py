@@ -133,7 +133,9 @@ def test_arrays_that_are_no_picture_are_refused(array) -> None:
         encoded(array)
 
 
-@pytest.mark.parametrize("thing", [None, 7, ["photo.jpg"], io.StringIO("text")], ids=repr)
+@pytest.mark.parametrize(
+    "thing", [None, 7, ["photo.jpg"], io.StringIO("text")], ids=["None", "a number", "a list", "a text file"]
+)
 def test_what_is_no_image_is_refused(thing) -> None:
     """Neither numbers nor lists nor text files are sent."""
     with pytest.raises(TypeError):

@@ -1,0 +1,44 @@
+"""What holds for every test: no time is asserted, and which stay together when `make test` runs several processes.
+
+Tests of one file share what it builds, so a file is never cut in two. The end-to-end tests share a store and a server
+that has measured the machine, so one process runs them all, in their order; the family has a store of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+TOGETHER = "tests/end_to_end/"
+APART = TOGETHER + "test_family.py"
+
+# Its default fails an example that takes 200 ms, as any does while the machine is busy with something else.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
+
+
+def group_of(nodeid: str) -> str:
+    """The tests that one process runs in a row."""
+    file = nodeid.partition("::")[0]
+    return TOGETHER if file.startswith(TOGETHER) and file != APART else file
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a process that is one of several, the longest groups come first: begun last, they would be waited for."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.nodeid.startswith(TOGETHER))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out whole groups, in order."""
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - only where several processes were asked for
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
