@@ -16,6 +16,9 @@ BENCHMARKS = {
     "autoscaling": ("benchmarks.autoscaling", "a fleet on a fake clock, scaled by one signal or another"),
     "replay": ("benchmarks.replay", "the real server under load, beside fixed variants"),
     "budgets": ("benchmarks.budgets", "mixed budgets in overload, beside other people's servers"),
+    "growth": ("benchmarks.growth", "callers, picture sizes and queues from few to many"),
+    "memory": ("benchmarks.memory", "what a variant and a request that waits hold"),
+    "soak": ("benchmarks.soak", "ten minutes of mixed traffic: does memory stay flat"),
     "peers": ("benchmarks.peers.comparison", "other people's servers under the same load"),
 }
 """Name to (module with a `main(argv)`, what it measures)."""

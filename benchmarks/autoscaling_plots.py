@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from benchmarks.report import save_plot
 from tests.simulation.fleet import SIGNALS, FleetReport
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def plot_signals(path: Path, machine: str, found: Sequence[Steady]) -> None:
             )
         axes.set(xlabel="load of one replica", ylabel="share of its value at the highest load")
 
-    _save(path, f"{machine}: what each signal says of load", draw)
+    save_plot(path, f"{machine}: what each signal says of load", draw)
 
 
 def plot_costs(path: Path, title: str, found: Mapping[str, Mapping[int, FleetReport]]) -> None:
@@ -60,21 +61,4 @@ def plot_costs(path: Path, title: str, found: Mapping[str, Mapping[int, FleetRep
         axes.plot(sorted(sizes), [middles[size] for size in sorted(sizes)], linestyle="--", color="tab:blue")
         axes.set(xlabel="replicas, mean over the day", ylabel="effective accuracy")
 
-    _save(path, title, draw)
-
-
-def _save(path: Path, title: str, draw: Callable[[Axes], None]) -> None:
-    """An SVG whose bytes depend on nothing but the figures."""
-    import matplotlib as mpl  # noqa: PLC0415 - half a second, and only for this
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - as above, after the backend is chosen
-
-    with mpl.rc_context({"svg.hashsalt": "phiserve", "svg.fonttype": "none", "font.size": 10}):
-        figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-        draw(axes)
-        axes.set_title(title)
-        axes.grid(alpha=0.3)
-        axes.legend()
-        figure.savefig(path, metadata={"Date": None})
-        plt.close(figure)
+    save_plot(path, title, draw)

@@ -10,12 +10,16 @@ import math
 import platform
 import statistics
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from service.runtime.machine import machine_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ROOT = Path(__file__).parent.parent
 
@@ -76,14 +80,9 @@ class Line:
 
 
 def plot_over_load(path: Path, title: str, y_label: str, lines: Mapping[str, Line]) -> None:
-    """Draw `lines` over load into an SVG whose bytes depend on nothing but the figures."""
-    import matplotlib as mpl  # noqa: PLC0415 - half a second, and only for this
+    """Draw `lines` over load."""
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - as above, after the backend is chosen
-
-    with mpl.rc_context({"svg.hashsalt": "phiserve", "svg.fonttype": "none", "font.size": 10}):
-        figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    def draw(axes: Axes) -> None:
         for name, line in lines.items():
             below = [y - low for y, low in zip(line.y, line.low, strict=True)]
             above = [high - y for y, high in zip(line.y, line.high, strict=True)]
@@ -91,11 +90,31 @@ def plot_over_load(path: Path, title: str, y_label: str, lines: Mapping[str, Lin
                 line.x, line.y, yerr=[below, above], label=name, marker="o", markersize=4, capsize=3,
                 linewidth=2.6 if line.stands_out else 1.3,
             )  # fmt: skip
-        axes.set(title=title, xlabel="offered load, as a share of capacity at the cheapest variant", ylabel=y_label)
+        axes.set(xlabel="offered load, as a share of capacity at the cheapest variant", ylabel=y_label)
         axes.set_xscale("log")
-        ticks = sorted({x for line in lines.values() for x in line.x})
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
+        name_ticks(axes, {x for line in lines.values() for x in line.x})
+
+    save_plot(path, title, draw)
+
+
+def name_ticks(axes: Axes, values: Iterable[float]) -> None:
+    """Have the x axis name exactly these values."""
+    ticks = sorted(values)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+
+
+def save_plot(path: Path, title: str, draw: Callable[[Axes], None]) -> None:
+    """Write what `draw` draws as an SVG whose bytes depend on nothing but the figures."""
+    import matplotlib as mpl  # noqa: PLC0415 - half a second, and only for this
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - as above, after the backend is chosen
+
+    with mpl.rc_context({"svg.hashsalt": "phiserve", "svg.fonttype": "none", "font.size": 10}):
+        figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+        draw(axes)
+        axes.set_title(title)
         axes.grid(alpha=0.3)
         axes.legend()
         figure.savefig(path, metadata={"Date": None})
