@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from service.core.arrival_rate import ArrivalRate
 from service.core.capacity_price import IDLE, Operation, best_operation
@@ -21,8 +22,12 @@ NS_PER_S = 1_000_000_000
 _SAMPLE = 16
 _SIDE_COST_WEIGHT = 1 / 32
 
-# Runs of the cheapest choice waiting per worker from which on a burst is taken to go on: few wait by chance.
-_BURST_RUNS = 3
+# Runs of the cheapest choice waiting from which on a burst is taken to go on, for one worker: few wait by chance. What
+# waits by chance grows with the root of the number of servers (Halfin and Whitt 1981).
+_BURST_RUNS = 3 * math.sqrt(2)
+
+# Share of the mean budget within which what waits in a burst must be served: it has waited already.
+_BURST_HORIZON = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +106,24 @@ class LoadEstimator:
         """Top-1 points that a core-nanosecond is worth right now; 0.0 while capacity is plentiful.
 
         The working point is that of the traffic over time, or, while `backlog_core_ns` says that a burst is going on,
-        that of arrivals while something runs. Which of its two prices applies is decided by credit, the core time that
+        that of arrivals while something runs and of what waits already. A rate needs time to follow a change, and what
+        waits is what it missed meanwhile. Which of its two prices applies is decided by credit, the core time that
         should have been used by now minus what runs took: the lower price while credit exceeds the backlog, what is
         waiting already. Over time that mixes both in the proportion that meets the utilisation, and gives the better
         choices to requests that find the queue short.
         """
         self._operation = self._solve(self._steady, now_ns, self._rate.offered_per_ns)
         credit_ns = self._credit(now_ns)
-        if backlog_core_ns > _BURST_RUNS * self.workers * self.menu.cheapest.core_ns_per_image:
-            self._operation = self._solve(self._burst, now_ns, self._burst_per_ns)
+        waiting = backlog_core_ns / self.menu.cheapest.core_ns_per_image
+        if waiting > _BURST_RUNS * math.sqrt(self.workers):
+            self._operation = self._solve(self._burst, now_ns, partial(self._burst_per_ns, waiting))
         return self._operation.below if credit_ns > backlog_core_ns else self._operation.above
 
-    def _burst_per_ns(self, now_ns: int) -> float:
-        """The rate to reckon with while a burst goes on."""
-        return max(self._rate.per_ns(now_ns), self._rate.offered_per_ns(now_ns))
+    def _burst_per_ns(self, waiting: float, now_ns: int) -> float:
+        """The rate to reckon with while a burst goes on that has left so many `waiting`."""
+        arriving = max(self._rate.per_ns(now_ns), self._rate.offered_per_ns(now_ns))
+        horizon_ns = _BURST_HORIZON * sum(self._budgets) / max(1, len(self._budgets))
+        return arriving + waiting / max(1.0, horizon_ns)
 
     def _solve(self, kept: _Solution, now_ns: int, per_ns: Callable[[int], float]) -> Operation:
         """The best working point for arrivals at `per_ns`; solved anew where the one kept is too old."""
