@@ -13,7 +13,7 @@ from PIL import Image
 
 from service.core.request import ImageHeader
 from service.errors import ImageTooLarge, InvalidImage, PhiserveError, UnsupportedMediaType
-from service.runtime.image_header import SERVED_FORMATS, read_header
+from service.runtime.image_header import SERVED_FORMATS, header_of, open_picture, read_header
 
 PIXELS_MAX = 1_000_000
 
@@ -39,6 +39,32 @@ def test_every_kind_of_webp_says_its_size(options, width, height, transparent, e
     if "save_all" in options:
         options = {"save_all": True, "append_images": [picture.transpose(Image.Transpose.ROTATE_180)]}
     assert read_header(encode(picture, "WEBP", **options), PIXELS_MAX) == ImageHeader("WEBP", width, height)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"exif": b"Exif\0\0" + bytes(40_000)}, {"comment": "a", "dpi": (300, 300)}]
+)
+@given(width=st.integers(1, 300), height=st.integers(1, 300))
+@settings(max_examples=10, deadline=None)
+def test_every_kind_of_jpeg_says_its_size(mode, options, width, height, encode):
+    """Baseline and progressive JPEG, of any colour model, whatever segments come before the frame, as Pillow has it."""
+    data = encode(Image.new(mode, (width, height)), "JPEG", **options)
+    assert (
+        read_header(data, PIXELS_MAX) == ImageHeader("JPEG", width, height) == header_of(open_picture(data), PIXELS_MAX)
+    )
+
+
+def test_a_jpeg_that_is_cut_off_before_its_size_is_an_invalid_image(encode, corners):
+    """No beginning of a JPEG without its frame header passes as a picture; every one with it says the whole's size."""
+    data = encode(corners(60, 40), "JPEG", comment="before the frame")
+    frame_end = data.index(b"\xff\xc0") + 10
+    for length in range(len(data)):
+        if length >= frame_end:
+            assert read_header(data[:length], PIXELS_MAX) == ImageHeader("JPEG", 60, 40)
+        else:
+            with pytest.raises(InvalidImage):
+                read_header(data[:length], PIXELS_MAX)
 
 
 @pytest.mark.parametrize("format_name", ["PPM", "ICO", "EPS", "JPEG2000", "DDS", "SGI", "ICNS"])
