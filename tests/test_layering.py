@@ -45,6 +45,7 @@ rule("service.configuration", {"service.settings"})
 rule("service.setting_options", {"service.configuration", "service.settings"}, {"typer"})
 rule("service.core", {"service.core", "service.errors"} | READ_SIDE, forbids=CORE_FORBIDS)
 rule("service.core.clock", set(), forbids=CORE_FORBIDS - {"time"})
+rule("service.core.flight", {"service.core"} | READ_SIDE, forbids=CORE_FORBIDS - {"asyncio"})
 rule("service.core.loop_mail", set(), forbids=CORE_FORBIDS - {"asyncio"})
 rule(
     "service.core.engine",

@@ -56,7 +56,7 @@ class Admission:
         """`overhead_ns`: from the end of a run until its answers are ready to be written."""
         self._menu = menu
         self._queue = queue
-        self._overhead_ns = overhead_ns
+        self.overhead_ns = overhead_ns
         self._expected: list[int] = []
         self._deadline_by_id: dict[int, int] = {}
         self._mean_cost_ns: float | None = None
@@ -65,7 +65,7 @@ class Admission:
         """Judge by `menu` from now on; requests are taken to be as much dearer than its cheapest choice as before."""
         if self._mean_cost_ns is not None:
             self._mean_cost_ns *= menu.cheapest.core_ns_per_image / self._menu.cheapest.core_ns_per_image
-        self._menu, self._overhead_ns = menu, overhead_ns
+        self._menu, self.overhead_ns = menu, overhead_ns
 
     @property
     def expected(self) -> int:
@@ -103,7 +103,7 @@ class Admission:
 
         `price`: top-1 points a core-nanosecond is worth at the current load.
         """
-        run_ns = self._menu.fastest_ns(policy) + self._overhead_ns
+        run_ns = self._menu.fastest_ns(policy) + self.overhead_ns
         if ready_ns + run_ns > deadline_ns:
             return Infeasible("no allowed variant can make the budget", run_ns)
         free_ns = sorted(max(at_ns, ready_ns) for at_ns in free_at_ns)
@@ -145,7 +145,7 @@ class Admission:
         if not done_ns:
             start_ns = self._start_ns(free_ns, ahead)
             done_ns = [max(start_ns, free_ns[choice.threads - 1]) + choice.alone_ns for choice in fitting]
-        return min(done_ns) + self._overhead_ns
+        return min(done_ns) + self.overhead_ns
 
     def _start_ns(self, free_ns: Sequence[int], ahead: int) -> int:
         """When a run with `ahead` requests before it starts at the latest."""
@@ -172,7 +172,7 @@ class Admission:
         for due_ns in self._later(deadline_ns):
             work_ns = cheapest.work_ns(self.due_by(due_ns) + 1) * dearer
             done_ns = int((free_sum_ns + work_ns + (workers - 1) * run_ns) / workers)
-            worst_ns = max(worst_ns, max(free_ns[0] + run_ns, done_ns) + self._overhead_ns - due_ns)
+            worst_ns = max(worst_ns, max(free_ns[0] + run_ns, done_ns) + self.overhead_ns - due_ns)
         return worst_ns
 
     def _later(self, deadline_ns: int) -> list[int]:

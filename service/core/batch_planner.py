@@ -88,6 +88,8 @@ class BatchPlanner:
         self.menu = menu
         self.load = load
         self.settings = settings
+        self.overhead_ns = settings.overhead_ns
+        """What is planned with: the setting, until whoever owns this planner learns better."""
         self._batch_size_max = max(choice.batch_sizes[-1] for choice in menu.choices)
         self._batching = self._batch_size_max > 1
 
@@ -121,7 +123,7 @@ class BatchPlanner:
             situation.queue,
             self.menu.cheapest,
             now_ns=situation.now_ns,
-            overhead_ns=self.settings.overhead_ns,
+            overhead_ns=self.overhead_ns,
             idle=situation.idle,
             free_at_ns=situation.free_at_ns,
         )
@@ -158,7 +160,7 @@ class BatchPlanner:
         if width > len(free_at_ns):
             return False
         ends_ns = free_at_ns[width - 1] + dict(self.menu.fastest_by_width)[width]
-        in_time = ends_ns + self.settings.overhead_ns <= queue[0].deadline_ns
+        in_time = ends_ns + self.overhead_ns <= queue[0].deadline_ns
         return in_time and losses.after(ends_ns, width, 1) <= 0.0
 
     def _best(self, candidates: list[_Candidate], situation: Situation, price: float, losses: Shortfall) -> _Candidate:
@@ -246,7 +248,7 @@ class BatchPlanner:
             if offset >= len(queue):
                 break
             first = queue[offset]
-            slack_ns = first.deadline_ns - self.settings.overhead_ns - situation.now_ns
+            slack_ns = first.deadline_ns - self.overhead_ns - situation.now_ns
             fitting = [
                 choice
                 for choice in self.menu.allowed(first.policy)
@@ -276,7 +278,7 @@ class BatchPlanner:
 
         What the head waits for stays its own: it was promised at the door.
         """
-        queue, earliest_ns = situation.queue, situation.now_ns + self.settings.overhead_ns
+        queue, earliest_ns = situation.queue, situation.now_ns + self.overhead_ns
         start = 0
         if queue.is_plain:
             usable = [choice.alone_ns for choice in self.menu.choices if choice.threads <= situation.idle]
@@ -303,7 +305,7 @@ class BatchPlanner:
         if not situation.queue.is_plain:
             return []
         free_at_ns = situation.all_free_at_ns()
-        done_ns = situation.queue[0].deadline_ns - self.settings.overhead_ns
+        done_ns = situation.queue[0].deadline_ns - self.overhead_ns
         found = []
         for threads, latency_ns in self.menu.fastest_by_width:
             if situation.idle < threads <= len(free_at_ns) and free_at_ns[threads - 1] + latency_ns <= done_ns:
@@ -326,7 +328,7 @@ class BatchPlanner:
                 continue
             earliest_ns = min(earliest_ns, request.deadline_ns)
             latency_ns = choice.latency_ns(len(packed) + 1)
-            if situation.now_ns + latency_ns + self.settings.overhead_ns > earliest_ns:
+            if situation.now_ns + latency_ns + self.overhead_ns > earliest_ns:
                 break
             packed.append(request)
             size = len(packed)

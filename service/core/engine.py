@@ -12,12 +12,12 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeGuard
 
 from service.core.clock import Clock
 from service.core.door import DecodeCost, Door, EngineSettings, too_late
+from service.core.flight import Flight, Run, answer_of
 from service.core.generation import Generation, VariantStatus
 from service.core.instrument import Instrument
 from service.core.loop_mail import LoopMail
@@ -28,13 +28,10 @@ from service.core.request import (
     ImageHeader,
     OnMiss,
     Picture,
-    Plan,
-    Prediction,
     QueuedRequest,
     RequestOptions,
     RoutingPolicy,
     RunResult,
-    StageTimings,
 )
 from service.core.scheduler import Action, Dispatch, Outcome, Scheduler, Settle, WakeAt
 from service.errors import InferenceFailed, InvalidArgument, NotReady, Overloaded, PhiserveError, UnknownVariant
@@ -51,32 +48,6 @@ class Readiness(StrEnum):
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """One admitted request, from decoded to settled."""
-
-    options: RequestOptions
-    budget_ns: int
-    received_ns: int
-    decode_ns: int
-    submitted_ns: int
-    idle_choice: str | None
-    image: DecodedImage | None
-    answer: asyncio.Future[Classification]
-    dispatched_ns: int = 0
-    generation: Generation | None = None
-    """That whose workers run it; None while it waits."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """A plan under way."""
-
-    plan: Plan
-    generation: Generation
-    started_ns: int
 
 
 class Engine:
@@ -102,8 +73,8 @@ class Engine:
         # Held for decisions, never while anything is decoded, run or told. It guards the scheduler, the menu that it
         # plans with, `_runs`, and of each flight what a dispatch changes; the rest is the event loop's.
         self._lock = threading.Lock()
-        self._flights: dict[int, _Flight] = {}
-        self._runs: dict[int, _Run] = {}
+        self._flights: dict[int, Flight] = {}
+        self._runs: dict[int, Run] = {}
         self._retiring: dict[Generation, asyncio.Future[None]] = {}
         self._last_id = 0
         self._accepting = False
@@ -211,7 +182,7 @@ class Engine:
         now_ns = self.now_ns()
         with self._lock:
             idle_choice = self._scheduler.idle_choice(deadline_ns - now_ns, options.policy)
-        flight = _Flight(
+        flight = Flight(
             options=options,
             budget_ns=deadline_ns - received_ns,
             received_ns=received_ns,
@@ -225,10 +196,14 @@ class Engine:
         self._instrument.request_queued(request, now_ns)
         self._step(lambda: self._scheduler.submit(request, now_ns))
         try:
-            return await flight.answer
+            answer = await flight.answer
         except asyncio.CancelledError:
             self._cancel(request.request_id)
             raise
+        now_ns = self.now_ns()
+        with self._lock:
+            self._scheduler.delivered(now_ns - flight.run_ended_ns, now_ns)
+        return answer
 
     def _cancel(self, request_id: int) -> None:
         self._step(lambda: self._scheduler.cancel(request_id, self.now_ns()))
@@ -269,11 +244,11 @@ class Engine:
             started = self._start_runs(actions, mail)
         self._tell(actions, started)
 
-    def _start_runs(self, actions: Iterable[Action], mail: LoopMail) -> list[_Run]:
+    def _start_runs(self, actions: Iterable[Action], mail: LoopMail) -> list[Run]:
         """Hand over what is to be dispatched, under the lock, on any thread."""
         return [self._start_run(action, mail) for action in actions if isinstance(action, Dispatch)]
 
-    def _start_run(self, dispatch: Dispatch, mail: LoopMail) -> _Run:
+    def _start_run(self, dispatch: Dispatch, mail: LoopMail) -> Run:
         now_ns = self.now_ns()
         worker, plan, generation = dispatch.workers[0], dispatch.plan, self._generation
         images, top_k = [], 1
@@ -285,7 +260,7 @@ class Engine:
             flight.dispatched_ns = now_ns
             flight.generation = generation
             top_k = max(top_k, flight.options.top_k)
-        run = self._runs[worker] = _Run(plan, generation, now_ns)
+        run = self._runs[worker] = Run(plan, generation, now_ns)
         generation.workers.start_run(worker, plan, images, top_k, lambda result: self._run_ended(worker, result, mail))
         return run
 
@@ -293,34 +268,27 @@ class Engine:
         """On the worker's thread: its next run starts now, and the event loop is told of both."""
         with self._lock:
             run = self._runs.pop(worker)
-            actions = self._scheduler.worker_idle(worker, self.now_ns(), failed=not isinstance(result, RunResult))
+            run.result, run.ended_ns = result, self.now_ns()
+            actions = self._scheduler.worker_idle(worker, run.ended_ns, failed=not isinstance(result, RunResult))
             started = self._start_runs(actions, mail)
             # In the order of decisions, so under the lock; waking the loop takes longer, and it would want the lock.
-            mail.put(self._run_is_over, worker, run, result, actions, started)
+            mail.put(self._run_is_over, run, actions, started)
         mail.wake()
 
-    def _run_is_over(
-        self,
-        worker: int,
-        run: _Run,
-        result: RunResult | BaseException,
-        actions: tuple[Action, ...],
-        started: list[_Run],
-    ) -> None:
-        plan = run.plan
-        if isinstance(result, RunResult):
-            self._instrument.run_finished(plan, result)
-            position = {request_id: index for index, request_id in enumerate(plan.request_ids)}
+    def _run_is_over(self, run: Run, actions: tuple[Action, ...], started: list[Run]) -> None:
+        if isinstance(run.result, RunResult):
+            self._instrument.run_finished(run.plan, run.result)
             for action in filter(_is_answer, actions):
-                self._answer(action.request_id, run, result, position[action.request_id])
+                self._answer(action.request_id, run)
         else:
-            logger.error("run of %s on worker %d failed", plan.variant, worker, exc_info=result)
-            self._instrument.run_failed(plan, result)
+            assert run.result is not None, "a run is over with a result or an error"
+            logger.error("run of %s failed", run.plan.variant, exc_info=run.result)
+            self._instrument.run_failed(run.plan, run.result)
         self._tell((action for action in actions if not _is_answer(action)), started)
         self._check_retired(run.generation)
         self._check_drained()
 
-    def _tell(self, actions: Iterable[Action], started: Iterable[_Run]) -> None:
+    def _tell(self, actions: Iterable[Action], started: Iterable[Run]) -> None:
         """All of the scheduler's actions but dispatches, on the event loop's thread."""
         for run in started:
             self._instrument.run_started(run.plan, run.started_ns)
@@ -332,34 +300,11 @@ class Engine:
         pressure = self._scheduler.pressure
         self._instrument.queue_changed(pressure.queued + pressure.late, pressure.in_flight)
 
-    def _answer(self, request_id: int, run: _Run, result: RunResult, position: int) -> None:
-        flight, plan = self._flights.pop(request_id), run.plan
-        served = run.generation.served[plan.variant]
-        now_ns = self.now_ns()
-        predictions = tuple(
-            Prediction(index, served.labels[index].wnid, served.labels[index].name, probability)
-            for index, probability in result.top[position][: flight.options.top_k]
-        )
-        total_ns = now_ns - flight.received_ns
-        _resolve(
-            flight.answer,
-            Classification(
-                predictions=predictions,
-                variant=served.manifest.variant,
-                budget_ns=flight.budget_ns,
-                budget_met=total_ns <= flight.budget_ns,
-                timings=StageTimings(
-                    decode_ns=flight.decode_ns,
-                    queue_ns=flight.dispatched_ns - flight.submitted_ns,
-                    preprocess_ns=result.preprocess_ns,
-                    inference_ns=result.inference_ns,
-                    total_ns=total_ns,
-                ),
-                batch_size=len(plan.request_ids),
-                degraded_from=_degraded_from(flight.idle_choice, run),
-                probabilities=result.probabilities[position] if result.probabilities else b"",
-            ),
-        )
+    def _answer(self, request_id: int, run: Run) -> None:
+        flight = self._flights.pop(request_id)
+        flight.run_ended_ns = run.ended_ns
+        if not flight.answer.done():
+            flight.answer.set_result(answer_of(request_id, flight, run, self.now_ns()))
 
     def _settle(self, settle: Settle) -> None:
         flight = self._flights.pop(settle.request_id)
@@ -367,7 +312,7 @@ class Engine:
             return
         _fail(flight.answer, self._error(settle, flight))
 
-    def _error(self, settle: Settle, flight: _Flight) -> PhiserveError:
+    def _error(self, settle: Settle, flight: Flight) -> PhiserveError:
         if settle.outcome is Outcome.OVERLOADED:
             return Overloaded("the queue is full; retry later or scale out", retry_after_ns=settle.retry_after_ns)
         if settle.outcome is Outcome.FAILED:
@@ -476,22 +421,8 @@ _TYPICAL_PICTURE = ImageHeader("JPEG", 1920, 1080)
 _TRANSPORT_CORE_NS = 1_000_000
 
 
-def _degraded_from(idle_choice: str | None, run: _Run) -> str | None:
-    """What load took away: the idle server's choice, if it is more accurate than the one used."""
-    used = run.plan.variant
-    if idle_choice is None or idle_choice == used:
-        return None
-    accuracy = {choice.variant.name: choice.accuracy for choice in run.generation.menu.choices}
-    return idle_choice if accuracy[idle_choice] > accuracy[used] else None
-
-
 def _is_answer(action: Action) -> TypeGuard[Settle]:
     return isinstance(action, Settle) and action.outcome is Outcome.ANSWERED
-
-
-def _resolve(future: asyncio.Future[Classification], answer: Classification) -> None:
-    if not future.done():
-        future.set_result(answer)
 
 
 def _fail(future: asyncio.Future[Classification], error: PhiserveError) -> None:

@@ -19,6 +19,7 @@ from enum import StrEnum
 from service.core.admission import Admission, Infeasible
 from service.core.batch_planner import BatchPlanner, Situation
 from service.core.deadline_queue import DeadlineQueue
+from service.core.delivery import Delivery
 from service.core.drift import LatencyModel
 from service.core.menu import Menu
 from service.core.request import OnMiss, Plan, QueuedRequest, RoutingPolicy
@@ -99,6 +100,7 @@ class Scheduler:
         self._menu = planner.menu
         self._latencies = LatencyModel(planner.menu)
         self._queue = queue
+        self._delivery = Delivery(planner.settings.overhead_ns)
         self._admission = Admission(planner.menu, queue, planner.settings.overhead_ns)
         self._late: dict[int, QueuedRequest] = {}
         self._settings = settings
@@ -140,6 +142,8 @@ class Scheduler:
         if found is not None and not self._runs:
             # Distrust of latencies fades with time, and a door that refuses everything must notice that.
             self._latencies.refresh(ready_ns)
+            if self._delivery.refresh(ready_ns):
+                self._take_over(self._delivery)
             found = judge()
         if found is not None and self._runs:
             # Whoever is refused because of the load is part of it; else a full door would look like a quiet street.
@@ -173,7 +177,7 @@ class Scheduler:
         if self._is_full:
             retry_after_ns = self.retry_after_ns(now_ns)
             return (Settle(request.request_id, Outcome.OVERLOADED, retry_after_ns),)
-        slack_ns = request.deadline_ns - self._planner.settings.overhead_ns - now_ns
+        slack_ns = request.deadline_ns - self._planner.overhead_ns - now_ns
         self._planner.load.observe(slack_ns, now_ns)
         self._queue.push(request)
         heapq.heappush(self._timers, (self._last_start_ns(request), request.request_id))
@@ -193,6 +197,14 @@ class Scheduler:
             del self._run_of_request[request_id]
             settled.append(Settle(request_id, self._outcome(request, now_ns, failed=failed)))
         return (*settled, *self._advance(now_ns))
+
+    def delivered(self, took_ns: int, now_ns: int) -> None:
+        """An answer was handed over at `now_ns`, `took_ns` after the end of its run. Plans and promises follow it."""
+        if self._delivery.took(took_ns, now_ns):
+            self._take_over(self._delivery)
+
+    def _take_over(self, delivery: Delivery) -> None:
+        self._planner.overhead_ns = self._admission.overhead_ns = delivery.overhead_ns
 
     def cancel(self, request_id: int, now_ns: int) -> tuple[Action, ...]:
         """The caller of `request_id` left. Frees its place; a run it is part of goes on for its batch-mates."""
@@ -219,6 +231,8 @@ class Scheduler:
         self._latencies = self._latencies.over(menu)
         self._latencies.refresh(now_ns)
         self._admission.adopt(menu, overhead_ns)
+        self._delivery = self._delivery.over(overhead_ns, now_ns)
+        self._take_over(self._delivery)
         waiting = [*self._queue, *self._late.values()]
         gone = [request.request_id for request in waiting if not menu.allows(request.policy)]
         for request_id in gone:
@@ -238,7 +252,7 @@ class Scheduler:
 
     def _last_start_ns(self, request: QueuedRequest) -> int:
         """The last moment a run can start and still make the deadline."""
-        return request.deadline_ns - self._planner.settings.overhead_ns - self._menu.fastest_ns(request.policy)
+        return request.deadline_ns - self._planner.overhead_ns - self._menu.fastest_ns(request.policy)
 
     @staticmethod
     def _outcome(request: QueuedRequest, now_ns: int, *, failed: bool) -> Outcome:
@@ -347,9 +361,9 @@ class Scheduler:
     def likely_variants(self, slack_ns: int, policy: RoutingPolicy, now_ns: int) -> set[str]:
         """The variants that a request with `slack_ns` left for its run may be served by, at the load there is."""
         waiting = len(self._queue) + self._admission.expected
-        return self._planner.likely_variants(slack_ns - self._planner.settings.overhead_ns, policy, waiting, now_ns)
+        return self._planner.likely_variants(slack_ns - self._planner.overhead_ns, policy, waiting, now_ns)
 
     def idle_choice(self, budget_ns: int, policy: RoutingPolicy) -> str | None:
         """The variant an idle server would use for a request with `budget_ns` left for its run."""
-        choice = self._menu.best_within(budget_ns - self._planner.settings.overhead_ns, policy)
+        choice = self._menu.best_within(budget_ns - self._planner.overhead_ns, policy)
         return None if choice is None else choice.variant.name

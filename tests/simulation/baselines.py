@@ -25,7 +25,7 @@ class _Baseline(BatchPlanner):
     """Packs earliest-deadline requests, as many as a choice can answer within the first one's slack."""
 
     def _slack_ns(self, situation: Situation) -> int:
-        return situation.queue[0].deadline_ns - self.settings.overhead_ns - situation.now_ns
+        return situation.queue[0].deadline_ns - self.overhead_ns - situation.now_ns
 
     def _usable(self, situation: Situation) -> list[Choice]:
         """One thread per run, as every server that must fix the width chooses for throughput."""

@@ -77,6 +77,40 @@ def test_distrust_fades() -> None:
     assert machine.infeasible(now_ns + 15 * MS, RoutingPolicy(), now_ns) is None
 
 
+def test_slow_deliveries_are_part_of_the_budget_until_they_are_over() -> None:
+    """Where answers wait for the event loop, budgets get what leaves them that time; some quiet seconds undo it."""
+    machine = scheduler(cpu_menu(), overhead_ns=1 * MS)
+    now_ns = START_NS
+
+    def chosen(request_id: int, budget_ms: float) -> str:
+        nonlocal now_ns
+        ((name, _),) = dispatched(machine.submit(QueuedRequest(request_id, now_ns, now_ns + budget_ms * MS), now_ns))
+        now_ns += {"small": 10, "medium": 20, "large": 50}[name] * MS
+        machine.worker_idle(0, now_ns)
+        return name
+
+    assert chosen(1, 51) == "large"
+    for _ in range(20):
+        machine.delivered(8 * MS, now_ns)
+    assert machine.infeasible(now_ns + 17 * MS, RoutingPolicy(), now_ns) is not None
+    assert chosen(2, 51) == "medium"
+    assert chosen(3, 58) == "large"
+    now_ns += 30_000 * MS
+    assert machine.infeasible(now_ns + 12 * MS, RoutingPolicy(), now_ns) is None
+    assert chosen(4, 51.1) == "large"
+
+
+def test_quick_deliveries_leave_more_of_the_budget() -> None:
+    """Where answers go out sooner than the profile says, a budget that only just does not fit comes to fit."""
+    machine = scheduler(cpu_menu(), overhead_ns=2 * MS)
+    assert dispatched(machine.submit(request(1, 51), START_NS)) == [("medium", (1,))]
+    machine.worker_idle(0, START_NS + 20 * MS)
+    for _ in range(5):
+        machine.delivered(MS // 2, START_NS + 20 * MS)
+    later = QueuedRequest(2, START_NS + 20 * MS, START_NS + 71 * MS)
+    assert dispatched(machine.submit(later, START_NS + 20 * MS)) == [("large", (2,))]
+
+
 def test_overhead_is_part_of_the_budget() -> None:
     """The time from run to written answer is taken off the slack before a variant is chosen."""
     actions = scheduler(cpu_menu(), overhead_ns=MS).submit(request(1, 50), START_NS)
