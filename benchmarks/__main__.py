@@ -9,6 +9,7 @@ from collections.abc import Sequence
 BENCHMARKS = {
     "planner": ("benchmarks.planner_cost", "what one decision of the planner costs"),
     "precision": ("benchmarks.precision", "what int8 gains over fp32, and what it loses"),
+    "providers": ("benchmarks.providers", "an execution provider: batches, options, and the server on it"),
     "bound": ("benchmarks.bound", "the server beside a bare loop on the same cores"),
     "tracing": ("benchmarks.tracing_cost", "what spans and the access log cost a request"),
     "wires": ("benchmarks.wires", "a call over gRPC beside REST, and streams of frames"),
