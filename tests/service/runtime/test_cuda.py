@@ -58,7 +58,7 @@ def test_the_gpu_answers_as_the_cpu(member, half, tolerance):
     """Probabilities of fp32 agree closely and those of fp16 to its rounding, for every batch size, prepared or not."""
     cpu, gpu = on(Provider.CPU, member), on(Provider.CUDA, member, half=half)
     assert gpu.provider is Provider.CUDA
-    for count in (1, 2, 3, 5, 8, 9):
+    for count in (1, 3, 8):
         images = pictures(count, cpu.variant.resolution, count)
         exact, found = cpu.run(images), gpu.run(images)
         assert found.shape == exact.shape
