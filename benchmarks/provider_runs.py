@@ -45,11 +45,11 @@ GPU_WAYS = (
     Way("no recorded graph", graphs=False),
     Way("no fixed buffers either", bound=False),
     Way("input not page-locked", page_locked=False),
-    Way("kernels by timing all", overrides=(("cudnn_conv_algo_search", "EXHAUSTIVE"),)),
-    Way("kernels by default", overrides=(("cudnn_conv_algo_search", "DEFAULT"),)),
-    Way("channels first", overrides=(("prefer_nhwc", "0"),)),
-    Way("TensorFloat-32", overrides=(("use_tf32", "1"),)),
     Way("bias fused by cuDNN", overrides=(("fuse_conv_bias", "1"),)),
+    Way("cuDNN's exhaustive rule", overrides=(("cudnn_conv_algo_search", "EXHAUSTIVE"),)),
+    Way("channels first", overrides=(("prefer_nhwc", "0"),)),
+    Way("channels last", overrides=(("prefer_nhwc", "1"),)),
+    Way("TensorFloat-32", overrides=(("use_tf32", "1"),)),
 )
 
 

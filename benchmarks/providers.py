@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,11 +26,11 @@ from service.runtime.session import Probabilities, available_providers, route_lo
 ROOT = Path(__file__).parent.parent
 PHOTOGRAPHS = tuple(sorted((ROOT / "tests" / "photographs").glob("*.jpg")))
 MEMBERS = ("lite0", "b0", "b2", "b4", "b7")
-BATCHES = (1, 2, 4, 8, 16, 32, 64)
+CPU_BATCHES = (1, 2, 4, 8)
+GPU_BATCHES = (1, 4, 16, 32)
 WAY_BATCHES = (1, 32)
 CONCURRENCIES = (1, 8, 64, 256)
 PARTS = ("runs", "ways", "agreement", "serving")
-CPU_BATCH_MAX = 8
 
 Keep = Callable[[], None]
 
@@ -70,15 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _batches(provider: Provider, sizes: Sequence[int]) -> tuple[int, ...]:
-    """Batches save little on a CPU, and large ones take seconds."""
-    return tuple(size for size in sizes if not provider.on_cpu or size <= CPU_BATCH_MAX)
-
-
 def _runs(catalogue: Catalogue, provider: Provider, options: argparse.Namespace, found: Found, keep: Keep) -> None:
     seconds = 0.05 if options.quick else 0.3
     for entry in catalogue.entries.values():
-        sizes = _batches(provider, BATCHES)
+        sizes = CPU_BATCHES if provider.on_cpu else GPU_BATCHES
         found.runs.append(provider_runs.measure(entry, provider, sizes, AS_SERVED, seconds))
         print(found.runs[-1], flush=True)
         keep()
@@ -86,7 +82,7 @@ def _runs(catalogue: Catalogue, provider: Provider, options: argparse.Namespace,
 
 def _ways(catalogue: Catalogue, provider: Provider, options: argparse.Namespace, found: Found, keep: Keep) -> None:
     seconds = 0.05 if options.quick else 0.3
-    sizes = _batches(provider, WAY_BATCHES)
+    sizes = (1, CPU_BATCHES[-1]) if provider.on_cpu else WAY_BATCHES
     for name in options.ways_of:
         entry = catalogue.entries[name]
         # As served twice: what lies between the two is noise.
@@ -118,8 +114,10 @@ def _serving(catalogue: Catalogue, provider: Provider, options: argparse.Namespa
     for workers in options.workers:
         # All callers come from one address.
         flags = ("--provider", provider, "--allow-untrained", f"--workers={workers}", "--admitted-per-client-max=1024")
+        began_s = time.monotonic()
         with serving(options.store, names, *flags) as server:
-            title = f"{workers} worker{'s' if workers > 1 else ''}"
+            ready_s = time.monotonic() - began_s
+            title = f"{workers} worker{'s' if workers > 1 else ''}, ready after {ready_s:.0f} s"
             served = found.served.setdefault(title, [])
             for load in loads:
                 served.append(provider_serving.run(server, load, PHOTOGRAPHS, seconds))

@@ -20,7 +20,7 @@ from service.core.menu import Choice, Menu
 from service.runtime import profile_cache
 from service.runtime.calibration import MODEL_FILE
 from service.runtime.carried_profile import Known, carry_over
-from service.runtime.providers import Provider, batch_sizes_up_to
+from service.runtime.providers import GPU_BATCH_STEP, Provider, batch_sizes_up_to
 from service.runtime.session import Session, SessionKey, open_sessions
 from service.runtime.worker_pool import WorkerPool
 from service.settings import Settings
@@ -77,7 +77,7 @@ def plan_machine(settings: Settings, cores: int, provider: Provider) -> Machine:
         workers = settings.workers or cores
         sizes = batch_sizes_up_to(settings.batch_size_max or CPU_BATCH_SIZE_MAX)
         return Machine(provider, workers, tuple(sorted({1, min(workers, cores)})), sizes, settings.resize_threads)
-    sizes = batch_sizes_up_to(settings.batch_size_max or GPU_BATCH_SIZE_MAX)
+    sizes = batch_sizes_up_to(settings.batch_size_max or GPU_BATCH_SIZE_MAX, GPU_BATCH_STEP)
     return Machine(provider, settings.workers or 1, (1,), sizes, settings.resize_threads or max(1, cores // 2))
 
 

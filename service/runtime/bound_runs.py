@@ -1,11 +1,13 @@
 """Runs on a GPU between fixed buffers in its memory, one set for each batch size that was prepared for.
 
 Nothing is allocated for a run, and since addresses stay the same, a run can be recorded once as a CUDA graph and
-replayed: the kernels then follow each other without the processor's help. A batch of another size is filled up to the
-next one prepared: a new size would cost a search for kernels and a recording, a hundred times as long as the rows that
-are computed for nothing.
+replayed: the kernels then follow each other without the processor's help. More than that, ONNX Runtime plans its
+convolutions anew, which takes seconds, whenever a batch has another size than the one before; a replay plans nothing.
+So a batch of another size is filled up to the next one that is recorded, and without graphs to the one size there is.
 
-Calls take turns: there is one set of buffers, and runs side by side would only take turns on the GPU. Knows no variant.
+Runs take turns, those of other sessions in the process too: they would only take turns on the GPU, and while a graph
+is recorded CUDA forbids other threads most of its calls. Planning, the long part of a first run, holds up nobody.
+Recordings belong to the thread that made them: each thread that runs makes its own. Knows no variant.
 """
 
 from __future__ import annotations
@@ -21,17 +23,24 @@ import onnxruntime
 
 Array = npt.NDArray[Any]
 
+_NO_GRAPH = -1
+
 _TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(int64)": np.int64}
+
+
+_on_gpu = threading.Lock()
+"""Held by whatever runs there, so that nothing does while a graph is recorded."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Bound:
-    """Buffers of one batch size, bound, and the options that name its graph."""
+    """Buffers of one batch size, bound; options that name its graph, and options for a run beside all graphs."""
 
     image: onnxruntime.OrtValue
     outputs: Sequence[onnxruntime.OrtValue]
     binding: onnxruntime.IOBinding
-    options: onnxruntime.RunOptions
+    replayed: onnxruntime.RunOptions
+    unrecorded: onnxruntime.RunOptions
 
 
 class BoundRuns:
@@ -56,6 +65,7 @@ class BoundRuns:
         self._device = device, device_id
         self._bound: dict[int, _Bound] = {}
         self._turn = threading.Lock()
+        self._planned: set[tuple[int, int]] = set()
 
     def rows(self, images: int) -> int:
         """How many rows a batch of `images` has when it is run; what is in the rows beyond them does not matter."""
@@ -68,9 +78,16 @@ class BoundRuns:
             batch = np.concatenate([batch, np.zeros((rows - images, *batch.shape[1:]), batch.dtype)])
         with self._turn:
             bound = self._bound.get(rows) or self._bound.setdefault(rows, self._bind(rows))
-            bound.image.update_inplace(batch)
-            self._session.run_with_iobinding(bound.binding, bound.options)
-            return [output.numpy()[:images].copy() for output in bound.outputs]
+            if (threading.get_ident(), rows) not in self._planned:
+                self._session.run_with_iobinding(bound.binding, bound.unrecorded)
+                self._planned.add((threading.get_ident(), rows))
+            with _on_gpu:
+                return self._replay(bound, batch, images)
+
+    def _replay(self, bound: _Bound, batch: Array, images: int) -> list[Array]:
+        bound.image.update_inplace(batch)
+        self._session.run_with_iobinding(bound.binding, bound.replayed)
+        return [output.numpy()[:images].copy() for output in bound.outputs]
 
     def _bind(self, rows: int) -> _Bound:
         image = self._buffer(self._input, rows)
@@ -79,11 +96,15 @@ class BoundRuns:
         binding.bind_ortvalue_input(self._input.name, image)
         for node, output in zip(self._outputs, outputs, strict=True):
             binding.bind_ortvalue_output(node.name, output)
-        options = onnxruntime.RunOptions()
-        # Names the graph; a session without graphs does not read it.
-        options.add_run_config_entry("gpu_graph_id", str(rows))
-        return _Bound(image, outputs, binding, options)
+        return _Bound(image, outputs, binding, _run_options(rows), _run_options(_NO_GRAPH))
 
     def _buffer(self, node: onnxruntime.NodeArg, rows: int) -> onnxruntime.OrtValue:
         shape = [rows, *node.shape[1:]]
         return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, _TYPES[node.type], *self._device)
+
+
+def _run_options(graph: int) -> onnxruntime.RunOptions:
+    """Options that name the graph to record or replay; a session without graphs does not read that."""
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(graph))
+    return options

@@ -115,10 +115,14 @@ def route_logs() -> None:
         atexit.register(onnxruntime.set_default_logger_callback, None)
 
 
+# cuDNN's word for a convolution that its first rule has no kernel for: ONNX Runtime then asks for another.
+_UNPLANNED = "No execution plans support the graph"
 _SEVERITIES = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 
 
 def _log(severity: int, _category: str, logid: str, location: str, message: str) -> None:
+    if _UNPLANNED in message:
+        severity = 0
     logger.log(_SEVERITIES[severity], "onnxruntime %s (%s): %s", logid, location, message)
 
 
@@ -135,7 +139,9 @@ def _find_cuda() -> None:
 
 def _load(
     model: bytes, variant: ModelVariant, options: SessionOptions, provider: Provider
-) -> onnxruntime.InferenceSession:
+) -> tuple[onnxruntime.InferenceSession, bool]:
+    """The loaded graph, and whether its runs are recorded as CUDA graphs."""
+
     def load(chosen: SessionOptions) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(
             model,
@@ -146,13 +152,13 @@ def _load(
 
     try:
         if provider is not Provider.CUDA or not options.graphs:
-            return load(options)
+            return load(options), False
         try:
-            return load(options)
+            return load(options), True
         except Exception as error:  # noqa: BLE001  as below
             # ONNX Runtime records a graph only if every node is on the GPU, which those of int8 are not.
             logger.info("%s runs without a CUDA graph: %s", variant.name, error)
-            return load(replace(options, graphs=False))
+            return load(replace(options, graphs=False)), False
     except Exception as error:  # ONNX Runtime's exception types have no common base
         raise SessionError(f"{variant.name} cannot be loaded on {provider}: {error}") from error
 
@@ -176,14 +182,20 @@ class Session:
         _share_arena()
         if not provider.on_cpu:
             _find_cuda()
-        self._ort = _load(model, variant, options, provider)
+        self._ort, graphs = _load(model, variant, options, provider)
         # The wrapper keeps the whole file, for a re-creation that never happens here; the weights are copied.
         self._ort._model_bytes = None  # noqa: SLF001  no public way to let go of it
         self._check_graph()
         self._check_sums()
         self.provider = self._provider_in_use(provider)
         self._bound = (
-            BoundRuns(self._ort, [OUTPUT_NAME, *TOP_NAMES], options.batch_sizes, "cuda", options.device_id)
+            BoundRuns(
+                self._ort,
+                [OUTPUT_NAME, *TOP_NAMES],
+                options.batch_sizes if graphs else options.batch_sizes[-1:],
+                "cuda",
+                options.device_id,
+            )
             if self.provider.fixed_batches and options.bound
             else None
         )

