@@ -35,15 +35,15 @@ class Way:
 
     name: str
     bound: bool = True
-    graphs: bool = True
+    graphs: bool = False
     page_locked: bool = True
     overrides: tuple[tuple[str, str], ...] = ()
 
 
 AS_SERVED = Way("as served")
 GPU_WAYS = (
-    Way("no recorded graph", graphs=False),
-    Way("no fixed buffers either", bound=False),
+    Way("recorded graph", graphs=True),
+    Way("no fixed buffers", bound=False),
     Way("input not page-locked", page_locked=False),
     Way("bias fused by cuDNN", overrides=(("fuse_conv_bias", "1"),)),
     Way("cuDNN's exhaustive rule", overrides=(("cudnn_conv_algo_search", "EXHAUSTIVE"),)),

@@ -44,7 +44,7 @@ then takes requests. SIGTERM or Ctrl-C drains: no request in service is lost.
 
 
 # What a profile is of: these decide which points are timed, so that `profile` measures what `serve` will want.
-_PROFILE_SETTINGS = ("store", "variants", "allow_untrained", "provider", "workers", "batch_size_max")
+_PROFILE_SETTINGS = ("store", "variants", "allow_untrained", "provider", "workers", "batch_size_max", "cuda_graphs")
 
 
 def add_server_commands(app: typer.Typer) -> None:

@@ -89,6 +89,13 @@ class Settings:
             256,
         ),
     ] = 0
+    cuda_graphs: Annotated[
+        Switch,
+        Knob(
+            "On a GPU, replay each batch size as one recorded graph: single images take a third of the time. Off by "
+            "default, since no server has run with it yet."
+        ),
+    ] = "off"
     resize_threads: Annotated[
         int,
         Knob(

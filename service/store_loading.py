@@ -154,6 +154,7 @@ class StoreLoader:
             machine.provider,
             batch_size_max=machine.batch_sizes[-1],
             cache_dir=settings.store / "provider-cache",
+            graphs=settings.cuda_graphs == "on",
             progress=lambda done, total, _: progress("loading", done, total),
         )
         return WorkerPool(

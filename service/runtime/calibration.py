@@ -32,7 +32,7 @@ from service.runtime.image_header import PIXELS_MAX_LIMIT
 from service.runtime.machine import machine_name
 from service.runtime.preprocess import shorter_side_px
 from service.runtime.providers import Provider
-from service.runtime.session import SessionKey, runtime_name
+from service.runtime.session import SessionKey
 from service.runtime.synthetic_picture import synthetic_jpeg, synthetic_picture
 from service.runtime.worker_pool import Progress, WorkerPool
 
@@ -109,7 +109,7 @@ def calibrate(
     return MachineProfile(
         schema_version=SCHEMA_VERSION,
         machine=machine_name(),
-        runtime=runtime_name(provider),
+        runtime=pool.sessions[keys[0]].runtime,
         workers=pool.count,
         model_sha256={name: entry.manifest.files[MODEL_FILE].sha256 for name, entry in entries.items()},
         latencies=tuple(

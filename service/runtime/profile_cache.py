@@ -20,7 +20,6 @@ from model_store.latency_profile import LatencyProfile, MachineProfile, ProfileE
 from service.core.clock import Clock
 from service.runtime.calibration import LATENCY_NS_MAX, MODEL_FILE, calibrate, predicted_ns
 from service.runtime.machine import machine_name
-from service.runtime.session import runtime_name
 from service.runtime.worker_pool import Progress, WorkerPool
 
 logger = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ def what_is_wanted(
     """What a profile of `entries`, run by `pool` on this machine, must be of."""
     return Wanted(
         machine=machine_name(),
-        runtime=runtime_name(next(iter(pool.sessions.values())).provider),
+        runtime=next(iter(pool.sessions.values())).runtime,
         workers=pool.count,
         model_sha256={name: entry.manifest.files[MODEL_FILE].sha256 for name, entry in entries.items()},
         batch_sizes=tuple(batch_sizes),

@@ -55,7 +55,7 @@ class SessionOptions:
 
     `cache_dir` is where a provider may keep what it compiled (None: nowhere). On a GPU, `bound` keeps the buffers of
     runs at fixed addresses and `graphs` replays each batch size as one recorded graph; `overrides` replaces options of
-    `provider_options.py` by name. These three are there to measure what they are worth.
+    `provider_options.py` by name, to measure what they are worth.
     """
 
     threads: int
@@ -63,7 +63,7 @@ class SessionOptions:
     device_id: int = 0
     cache_dir: Path | None = None
     bound: bool = True
-    graphs: bool = True
+    graphs: bool = False
     overrides: tuple[tuple[str, str], ...] = ()
 
     @property

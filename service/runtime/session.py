@@ -59,9 +59,9 @@ def available_providers() -> tuple[str, ...]:
     return tuple(onnxruntime.get_available_providers())
 
 
-def runtime_name(provider: Provider) -> str:
-    """Library, version and provider, as profiles record what they were measured on."""
-    return f"onnxruntime {onnxruntime.__version__} {provider.value}"
+def runtime_name(provider: Provider, *, graphs: bool = False) -> str:
+    """Library, version and provider, and whether graphs are replayed, as profiles record what they were measured on."""
+    return f"onnxruntime {onnxruntime.__version__} {provider.value}{' graphs' if graphs else ''}"
 
 
 def _session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
@@ -188,17 +188,13 @@ class Session:
         self._check_graph()
         self._check_sums()
         self.provider = self._provider_in_use(provider)
-        self._bound = (
-            BoundRuns(
-                self._ort,
-                [OUTPUT_NAME, *TOP_NAMES],
-                options.batch_sizes if graphs else options.batch_sizes[-1:],
-                "cuda",
-                options.device_id,
-            )
-            if self.provider.fixed_batches and options.bound
-            else None
-        )
+        self._bound: BoundRuns | None = None
+        self.runtime = runtime_name(self.provider, graphs=graphs)
+        if self.provider.fixed_batches and options.bound:
+            chosen = replace(options, graphs=graphs)
+            sizes = {1: self._ort} | {n: _load(model, variant, chosen, provider)[0] for n in options.batch_sizes[1:]}
+            names = [OUTPUT_NAME, *TOP_NAMES]
+            self._bound = BoundRuns(sizes, names, graphs=graphs, device_id=options.device_id)
 
     def _check_graph(self) -> None:
         side, classes = self.variant.resolution, self.variant.class_count
@@ -331,12 +327,13 @@ def open_sessions(
     *,
     batch_size_max: int,
     cache_dir: Path | None = None,
+    graphs: bool = False,
     progress: Callable[[int, int, str], None] = lambda _done, _total, _label: None,
 ) -> Mapping[SessionKey, Session]:
     """Load every entry at every thread width; `progress` gets (done, total, label).
 
-    Providers that compile graphs keep the result under `cache_dir` (None: nowhere), in a folder for each provider
-    and variant.
+    With `graphs` a GPU replays recorded ones. Providers that compile graphs keep the result under `cache_dir` (None:
+    nowhere), in a folder for each provider and variant.
 
     Raises:
         SessionError: a graph that cannot be loaded.
@@ -351,7 +348,7 @@ def open_sessions(
         model = entry.read_model()
         for threads in thread_widths:
             progress(len(sessions), total, f"{entry.variant.name}, {threads} threads")
-            options = SessionOptions(threads, batch_size_max, cache_dir=cache)
+            options = SessionOptions(threads, batch_size_max, cache_dir=cache, graphs=graphs)
             sessions[entry.variant.name, threads] = Session(model, entry.variant, options, provider)
     progress(total, total, "loaded")
     return sessions

@@ -34,6 +34,7 @@ GIVEN = {
     "provider": ("openvino", "openvino"),
     "workers": ("3", 3),
     "decode_threads": ("4", 4),
+    "cuda_graphs": ("on", "on"),
     "resize_threads": ("3", 3),
     "batch_size_max": ("16", 16),
     "queue_size_max": ("64", 64),

@@ -14,21 +14,25 @@ from tests.fakes.colour_models import colour_graph
 NAMES = ["probabilities", "top_probabilities", "top_classes"]
 
 
-@pytest.fixture(scope="module")
-def session() -> onnxruntime.InferenceSession:
+def load() -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(colour_graph(), providers=["CPUExecutionProvider"])
 
 
-@pytest.fixture
-def bound(session) -> BoundRuns:
-    return BoundRuns(session, NAMES, (1, 2, 4), "cpu", 0)
+@pytest.fixture(scope="module")
+def session() -> onnxruntime.InferenceSession:
+    return load()
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "graphs"])
+def bound(request) -> BoundRuns:
+    return BoundRuns({size: load() for size in (4, 1, 2)}, NAMES, graphs=request.param, device="cpu")
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3), np.uint8)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 11])
 def test_any_number_of_images_gets_what_a_plain_run_gives(session, bound, count):
     """Between two prepared sizes and beyond the largest too, each image has its own outputs and no row is added."""
     for seed in range(3):
@@ -38,8 +42,8 @@ def test_any_number_of_images_gets_what_a_plain_run_gives(session, bound, count)
 
 
 def test_rows_are_the_next_size_prepared(bound):
-    """A batch is filled up to the next size; one beyond the largest stays as it is."""
-    assert [bound.rows(images) for images in (1, 2, 3, 4, 5)] == [1, 2, 4, 4, 5]
+    """A batch is filled up to the next size; one beyond the largest is run in pieces of that."""
+    assert [bound.rows(images) for images in (1, 2, 3, 4, 5)] == [1, 2, 4, 4, 4]
 
 
 def test_what_was_given_out_does_not_change(bound):

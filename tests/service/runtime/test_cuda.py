@@ -52,10 +52,13 @@ def pictures(count: int, side: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), np.uint8)
 
 
-@pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-4), (True, 2e-2)])
+@pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-4), (True, 5e-2)])
 @pytest.mark.parametrize("member", ["lite0", "b0"])
 def test_the_gpu_answers_as_the_cpu(member, half, tolerance):
-    """Probabilities of fp32 agree closely and those of fp16 to its rounding, for every batch size, prepared or not."""
+    """Probabilities of fp32 agree closely and those of fp16 to its rounding, for every batch size, prepared or not.
+
+    Networks of noise are sure of one class, so that fp16 moves their probabilities more than those of trained ones.
+    """
     cpu, gpu = on(Provider.CPU, member), on(Provider.CUDA, member, half=half)
     assert gpu.provider is Provider.CUDA
     for count in (1, 3):
@@ -67,7 +70,7 @@ def test_the_gpu_answers_as_the_cpu(member, half, tolerance):
 
 def test_a_replayed_graph_reads_what_is_there_now():
     """Runs at one batch size, recorded once, follow their input, and the same input gives the same answer again."""
-    cpu, gpu = on(Provider.CPU), on(Provider.CUDA)
+    cpu, gpu = on(Provider.CPU), on(Provider.CUDA, graphs=True)
     side = cpu.variant.resolution
     first = gpu.run(pictures(2, side, 0))
     for seed in range(1, 6):
@@ -77,7 +80,7 @@ def test_a_replayed_graph_reads_what_is_there_now():
     assert np.array_equal(gpu.run(pictures(2, side, 0)), first)
 
 
-@pytest.mark.parametrize("options", [{}, {"graphs": False}])
+@pytest.mark.parametrize("options", [{}, {"graphs": True}])
 def test_threads_get_their_own_answers(options):
     """Runs from several threads on one session, at changing batch sizes, are not mixed up, recorded or not."""
     cpu, gpu = on(Provider.CPU), on(Provider.CUDA, **options)
@@ -87,6 +90,18 @@ def test_threads_get_their_own_answers(options):
         found = list(pool.map(gpu.run, batches * 3))
     for mine, exact in zip(found, expected * 3, strict=True):
         assert np.abs(mine - exact).max() < 1e-4 * exact.max()
+
+
+def test_recorded_graphs_of_several_sizes_and_networks_live_side_by_side():
+    """Each of several batch sizes and precisions is replayed after all the others were recorded, over and over."""
+    cpu = on(Provider.CPU)
+    gpus = [(on(Provider.CUDA, half=half, graphs=True), tolerance) for half, tolerance in ((False, 1e-4), (True, 5e-2))]
+    for seed in range(3):
+        for count in (8, 1, 4):
+            images = pictures(count, cpu.variant.resolution, seed)
+            exact = cpu.run(images)
+            for gpu, tolerance in gpus:
+                assert np.abs(gpu.run(images) - exact).max() < tolerance * exact.max()
 
 
 def test_the_best_classes_are_those_of_the_probabilities():
