@@ -143,12 +143,15 @@ def _load(
     """The loaded graph, and whether its runs are recorded as CUDA graphs."""
 
     def load(chosen: SessionOptions) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(
+        session = onnxruntime.InferenceSession(
             model,
             _session_options(chosen),
             providers=provider_options(provider, variant, chosen),
             enable_fallback=0,  # it would print, and run on another provider than the profile is for
         )
+        # The wrapper keeps the whole file, for a re-creation that never happens here; the weights are copied.
+        session._model_bytes = None  # noqa: SLF001  no public way to let go of it
+        return session
 
     try:
         if provider is not Provider.CUDA or not options.graphs:
@@ -183,8 +186,6 @@ class Session:
         if not provider.on_cpu:
             _find_cuda()
         self._ort, graphs = _load(model, variant, options, provider)
-        # The wrapper keeps the whole file, for a re-creation that never happens here; the weights are copied.
-        self._ort._model_bytes = None  # noqa: SLF001  no public way to let go of it
         self._check_graph()
         self._check_sums()
         self.provider = self._provider_in_use(provider)
