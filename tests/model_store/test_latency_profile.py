@@ -32,6 +32,15 @@ def test_measured_points_are_kept_and_the_rest_lies_between(profile: LatencyProf
     assert curve == sorted(curve)
 
 
+@given(profiles())
+def test_a_padded_batch_takes_what_the_next_measured_size_takes(profile: LatencyProfile) -> None:
+    """Where batches are filled up to a measured size, one between two takes as long as the larger one."""
+    padded = LatencyProfile(profile.variant, profile.threads, profile.points, padded=True)
+    for size in range(1, padded.batch_size_limit + 1):
+        following = next(point for point in profile.points if point.batch_size >= size)
+        assert padded.latency_ns(size) == following.latency_ns
+
+
 @given(profiles(), st.integers(0, 10**9 + 1))
 def test_batch_size_max_is_the_inverse(profile: LatencyProfile, budget_ns: int) -> None:
     """The largest batch within a budget fits it, and the next larger one does not."""

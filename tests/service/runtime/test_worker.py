@@ -6,12 +6,14 @@ import gc
 import queue
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from service.core.clock import MonotonicClock
 from service.core.request import Plan, RunResult
+from service.runtime.bound_runs import BoundRuns
 from service.runtime.providers import SessionOptions
 from service.runtime.session import Session
 from service.runtime.worker import Run, Worker
@@ -57,6 +59,25 @@ def test_the_probability_of_every_class_comes_back(worker, plain):
     assert [int(row.argmax()) for row in rows] == [top[0][0] for top in result.top] == [2, 0]
     assert [float(row.max()) for row in rows] == [top[0][1] for top in result.top]
     assert [len(row) for row in rows] == [variant_of("tiny", 16).class_count] * 2
+
+
+@pytest.mark.parametrize("helpers", [None, ThreadPoolExecutor(3)])
+def test_a_batch_that_is_filled_up_gives_its_images_alone(helpers, plain):
+    """Run with rows that hold other pictures' pixels, each image gets its own classes, with or without helping threads.
+
+    Between fixed buffers as on a GPU, but on the CPU.
+    """
+    session, four = (Session(colour_graph(16), variant_of("tiny", 16), SessionOptions(1, 4)) for _ in range(2))
+    names = ["probabilities", "top_probabilities", "top_classes"]
+    session._bound = BoundRuns({1: session._ort, 4: four._ort}, names, graphs=False, device="cpu")
+    worker = Worker(0, {("tiny", 1): session}, 4, MonotonicClock(), helpers)
+    for colours, classes in ((("blue",) * 4, [2] * 4), (("red", "lime"), [0, 1]), (("lime",), [1])):
+        result = run_on(worker, "tiny", 1, [plain(colour) for colour in colours])
+        assert isinstance(result, RunResult), result
+        assert [top[0][0] for top in result.top] == classes
+        assert len(result.probabilities) == len(colours)
+    worker.close()
+    assert worker.join(20)
 
 
 def test_variants_and_widths_take_turns_on_one_buffer(worker, plain):
