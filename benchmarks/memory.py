@@ -24,6 +24,7 @@ from service.runtime.decode import decode_rgb
 from service.runtime.providers import SessionOptions
 from service.runtime.session import Session
 from service.settings import Settings
+from service.store_loading import CPU_BATCH_SIZE_MAX
 
 ROOT = Path(__file__).parent.parent
 PHOTOGRAPH = ROOT / "tests" / "photographs" / "espresso.jpg"
@@ -114,7 +115,7 @@ def main(argv: Sequence[str]) -> None:
     names = sorted(entries, key=lambda name: entries[name].manifest.parameters)
     names = [names[0], names[-1]] if options.quick else names
     widths = sorted({1, len(os.sched_getaffinity(0))})
-    batch = Settings().batch_size_max
+    batch = CPU_BATCH_SIZE_MAX
     rows = [measure(options.store, name, threads, batch) for name in names for threads in widths]
     variants = [entries[name].variant for name in names]
     side_px = max(-(-variant.resolution * 1000 // int(variant.crop_fraction * 1000)) for variant in variants)
