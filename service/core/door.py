@@ -13,6 +13,7 @@ from model_store.latency_profile import StageCost
 from service.core.admission import Infeasible
 from service.core.clock import Clock
 from service.core.drift import Drift
+from service.core.loop_lag import LoopLag
 from service.core.menu import Menu
 from service.core.ports import Decoder
 from service.core.request import PIXELS_FORMAT, ImageHeader, OnMiss, Picture, RequestOptions
@@ -92,6 +93,7 @@ class Door:
         self._decode = decode
         self._clock = clock
         self._settings = settings
+        self.behind_ns = LoopLag(clock).behind_ns
         self._by_client: Counter[str] = Counter()
         self.inside = 0
 

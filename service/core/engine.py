@@ -140,6 +140,7 @@ class Engine:
         Raises:
             PhiserveError: see `service/errors.py`; every kind but Unauthenticated.
         """
+        received_ns -= self._door.behind_ns(asyncio.get_running_loop().call_soon)
         try:
             if not self._accepting:
                 raise NotReady(f"the server is {self.readiness}; ask /readyz and try again when it is ready")

@@ -36,6 +36,10 @@ class FakeTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.now_s
 
+    def pass_by(self, seconds: float) -> None:
+        """What a callback does that keeps the loop for so long."""
+        self._jumping.now_s += seconds
+
 
 class LoopClock:
     """Implements `service.core.clock.Clock` with the running loop's time."""
