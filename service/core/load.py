@@ -106,24 +106,27 @@ class LoadEstimator:
         """Top-1 points that a core-nanosecond is worth right now; 0.0 while capacity is plentiful.
 
         The working point is that of the traffic over time, or, while `backlog_core_ns` says that a burst is going on,
-        that of arrivals while something runs and of what waits already. A rate needs time to follow a change, and what
-        waits is what it missed meanwhile. Which of its two prices applies is decided by credit, the core time that
-        should have been used by now minus what runs took: the lower price while credit exceeds the backlog, what is
-        waiting already. Over time that mixes both in the proportion that meets the utilisation, and gives the better
-        choices to requests that find the queue short.
+        that of arrivals while something runs, or of those over time and what waits beyond chance. Which of its two
+        prices applies is decided by credit, the core time that should have been used by now minus what runs took: the
+        lower price while credit exceeds the backlog, what is waiting already. Over time that mixes both in the
+        proportion that meets the utilisation, and gives the better choices to requests that find the queue short.
         """
         self._operation = self._solve(self._steady, now_ns, self._rate.offered_per_ns)
         credit_ns = self._credit(now_ns)
         waiting = backlog_core_ns / self.menu.cheapest.core_ns_per_image
-        if waiting > _BURST_RUNS * math.sqrt(self.workers):
-            self._operation = self._solve(self._burst, now_ns, partial(self._burst_per_ns, waiting))
+        unusual = waiting - _BURST_RUNS * math.sqrt(self.workers)
+        if unusual > 0.0:
+            self._operation = self._solve(self._burst, now_ns, partial(self._burst_per_ns, unusual))
         return self._operation.below if credit_ns > backlog_core_ns else self._operation.above
 
-    def _burst_per_ns(self, waiting: float, now_ns: int) -> float:
-        """The rate to reckon with while a burst goes on that has left so many `waiting`."""
-        arriving = max(self._rate.per_ns(now_ns), self._rate.offered_per_ns(now_ns))
+    def _burst_per_ns(self, unusual: float, now_ns: int) -> float:
+        """The rate to reckon with while a burst goes on; `unusual`: runs that wait beyond those that wait by chance.
+
+        Either bursts like those before made them wait, and their rate is known; or the rate over time is out of date,
+        and they are what it has missed.
+        """
         horizon_ns = _BURST_HORIZON * sum(self._budgets) / max(1, len(self._budgets))
-        return arriving + waiting / max(1.0, horizon_ns)
+        return max(self._rate.per_ns(now_ns), self._rate.offered_per_ns(now_ns) + unusual / max(1.0, horizon_ns))
 
     def _solve(self, kept: _Solution, now_ns: int, per_ns: Callable[[int], float]) -> Operation:
         """The best working point for arrivals at `per_ns`; solved anew where the one kept is too old."""
