@@ -105,6 +105,7 @@ def build_server(settings: Settings, progress: Progress) -> Server:
             top_k_max=settings.top_k_max,
             admitted_max=settings.admitted_max,
             admitted_per_client_max=settings.admitted_per_client_max,
+            queue_bytes_max=settings.queue_bytes_max,
         ),
     )
     return Server(settings, engine, loader, loaded, decoder, observers, tally)

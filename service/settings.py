@@ -111,6 +111,9 @@ class Settings:
     queue_size_max: Annotated[
         int, Knob("Decoded requests that may wait; beyond it callers get 429. Bounds memory.", 1, 100_000)
     ] = 512
+    queue_bytes_max: Annotated[
+        int, Knob("Bytes of decoded pictures that may wait; beyond it callers get 429. Bounds memory.", 1, 2**40)
+    ] = 768 * 1024**2
     admitted_max: Annotated[
         int, Knob("Requests between door and answer; beyond it callers get 429. Bounds memory.", 1, 100_000)
     ] = 1024

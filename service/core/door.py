@@ -33,6 +33,7 @@ class EngineSettings:
 
     `admitted_max` bounds the requests between door and answer, which bounds the memory they hold;
     `admitted_per_client_max` bounds them per client key, so that one client's flood leaves room for others.
+    `queue_bytes_max` bounds the decoded pictures that wait for a run; one alone may be larger.
     """
 
     budget_ns_default: int
@@ -40,6 +41,7 @@ class EngineSettings:
     top_k_max: int
     admitted_max: int
     admitted_per_client_max: int
+    queue_bytes_max: int
 
 
 class DecodeCost:

@@ -74,6 +74,7 @@ class Engine:
         # plans with, `_runs`, and of each flight what a dispatch changes; the rest is the event loop's.
         self._lock = threading.Lock()
         self._flights: dict[int, Flight] = {}
+        self._waiting_bytes = 0
         self._runs: dict[int, Run] = {}
         self._retiring: dict[Generation, asyncio.Future[None]] = {}
         self._last_id = 0
@@ -182,6 +183,7 @@ class Engine:
             raise
         now_ns = self.now_ns()
         with self._lock:
+            self._find_room(request.request_id, decoded, now_ns)
             idle_choice = self._scheduler.idle_choice(deadline_ns - now_ns, options.policy)
         flight = Flight(
             options=options,
@@ -205,6 +207,17 @@ class Engine:
         with self._lock:
             self._scheduler.delivered(now_ns - flight.run_ended_ns, now_ns)
         return answer
+
+    def _find_room(self, request_id: int, decoded: DecodedImage, now_ns: int) -> None:
+        """Count its pixels among those that wait. Whoever waits alone has room, however large the picture."""
+        if self._waiting_bytes and self._waiting_bytes + decoded.nbytes > self._settings.queue_bytes_max:
+            self._scheduler.forget(request_id)
+            raise Overloaded(
+                f"decoded pictures of {self._waiting_bytes} bytes wait, which leaves no room for one of "
+                f"{decoded.nbytes}; retry later or scale out",
+                retry_after_ns=self._scheduler.retry_after_ns(now_ns),
+            )
+        self._waiting_bytes += decoded.nbytes
 
     def _cancel(self, request_id: int) -> None:
         self._step(lambda: self._scheduler.cancel(request_id, self.now_ns()))
@@ -257,6 +270,7 @@ class Engine:
             flight = self._flights[request_id]
             assert flight.image is not None, f"request {request_id} is dispatched twice"
             images.append(flight.image)
+            self._waiting_bytes -= flight.image.nbytes
             flight.image = None  # from here the worker holds the pixels, and only while it runs
             flight.dispatched_ns = now_ns
             flight.generation = generation
@@ -309,6 +323,9 @@ class Engine:
 
     def _settle(self, settle: Settle) -> None:
         flight = self._flights.pop(settle.request_id)
+        with self._lock:
+            if flight.image is not None:
+                self._waiting_bytes -= flight.image.nbytes
         if settle.outcome is Outcome.CANCELLED:
             return
         _fail(flight.answer, self._error(settle, flight))

@@ -175,6 +175,7 @@ def build_engine(
     queue_size_max: int = 64,
     admitted_max: int = 64,
     admitted_per_client_max: int = 64,
+    queue_bytes_max: int = 2**30,
 ) -> Engine:
     """The real engine and scheduler over fake decode and runs; ready."""
     menu = menu or cpu_menu()
@@ -190,6 +191,7 @@ def build_engine(
             top_k_max=20,
             admitted_max=admitted_max,
             admitted_per_client_max=admitted_per_client_max,
+            queue_bytes_max=queue_bytes_max,
         ),
     )
     engine.open()

@@ -298,6 +298,28 @@ def test_admitted_requests_are_bounded() -> None:
     run_in_fake_time(scenario())
 
 
+def test_the_pixels_that_wait_are_bounded() -> None:
+    """Pictures wait while their bytes fit; one too many is refused with a time to retry, and room comes back."""
+
+    async def scenario() -> None:
+        engine = build_engine(queue_bytes_max=300)
+        running = asyncio.create_task(infer(engine, bytes([1]) * 1000))
+        await asyncio.sleep(0.002)
+        waiting = [asyncio.create_task(infer(engine, bytes([2 + index]) * 100)) for index in range(3)]
+        await asyncio.sleep(0.002)
+        with pytest.raises(Overloaded, match="300 bytes wait") as caught:
+            await infer(engine, b"A")
+        assert caught.value.retry_after_ns > 0
+        waiting[0].cancel()
+        small = asyncio.create_task(infer(engine, b"A"))
+        answers = await asyncio.gather(running, small, *waiting[1:])
+        assert [answer.predictions[0].index for answer in answers] == [1, ord("A"), 3, 4]
+        assert (await infer(engine, bytes([9]) * 1000)).predictions[0].index == 9, "alone it has room"
+        assert (await infer(engine, bytes([8]) * 300)).predictions[0].index == 8
+
+    run_in_fake_time(scenario())
+
+
 def test_one_clients_flood_leaves_room_for_others() -> None:
     """A client at its own bound is refused while another client's request is served."""
 
