@@ -38,6 +38,7 @@ GIVEN = {
     "resize_threads": ("3", 3),
     "batch_size_max": ("16", 16),
     "queue_size_max": ("64", 64),
+    "queue_bytes_max": ("1048576", 1_048_576),
     "admitted_max": ("600", 600),
     "admitted_per_client_max": ("7", 7),
     "image_bytes_max": ("1000", 1000),
