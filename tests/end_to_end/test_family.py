@@ -80,4 +80,6 @@ def member_within(client: httpx.Client, image: bytes, budget_ms: float) -> str:
             assert response.json()["variant"]["trained"] is False
             return response.json()["variant"]["name"]
         assert response.status_code == 504, response.text
+        # Other processes may have slowed the machine since: what the refusal names by now is what must be enough.
+        budget_ms = max(budget_ms, 1.05 * response.json()["smallest_feasible_budget_ms"])
     raise AssertionError(f"a budget of {budget_ms:.1f} ms was missed {TRIES} times on end")
