@@ -61,11 +61,11 @@ class Admission:
         self._deadline_by_id: dict[int, int] = {}
         self._mean_cost_ns: float | None = None
 
-    def adopt(self, menu: Menu, overhead_ns: int) -> None:
+    def adopt(self, menu: Menu) -> None:
         """Judge by `menu` from now on; requests are taken to be as much dearer than its cheapest choice as before."""
         if self._mean_cost_ns is not None:
             self._mean_cost_ns *= menu.cheapest.core_ns_per_image / self._menu.cheapest.core_ns_per_image
-        self._menu, self.overhead_ns = menu, overhead_ns
+        self._menu = menu
 
     @property
     def expected(self) -> int:

@@ -143,7 +143,7 @@ class Scheduler:
             # Distrust of latencies fades with time, and a door that refuses everything must notice that.
             self._latencies.refresh(ready_ns)
             if self._delivery.refresh(ready_ns):
-                self._take_over(self._delivery)
+                self._heed_deliveries()
             found = judge()
         if found is not None and self._runs:
             # Whoever is refused because of the load is part of it; else a full door would look like a quiet street.
@@ -201,10 +201,10 @@ class Scheduler:
     def delivered(self, took_ns: int, now_ns: int) -> None:
         """An answer was handed over at `now_ns`, `took_ns` after the end of its run. Plans and promises follow it."""
         if self._delivery.took(took_ns, now_ns):
-            self._take_over(self._delivery)
+            self._heed_deliveries()
 
-    def _take_over(self, delivery: Delivery) -> None:
-        self._planner.overhead_ns = self._admission.overhead_ns = delivery.overhead_ns
+    def _heed_deliveries(self) -> None:
+        self._planner.overhead_ns = self._admission.overhead_ns = self._delivery.overhead_ns
 
     def cancel(self, request_id: int, now_ns: int) -> tuple[Action, ...]:
         """The caller of `request_id` left. Frees its place; a run it is part of goes on for its batch-mates."""
@@ -230,9 +230,9 @@ class Scheduler:
         self._menu = menu
         self._latencies = self._latencies.over(menu)
         self._latencies.refresh(now_ns)
-        self._admission.adopt(menu, overhead_ns)
+        self._admission.adopt(menu)
         self._delivery = self._delivery.over(overhead_ns, now_ns)
-        self._take_over(self._delivery)
+        self._heed_deliveries()
         waiting = [*self._queue, *self._late.values()]
         gone = [request.request_id for request in waiting if not menu.allows(request.policy)]
         for request_id in gone:
