@@ -46,7 +46,6 @@ rule("service.setting_options", {"service.configuration", "service.settings"}, {
 rule("service.core", {"service.core", "service.errors"} | READ_SIDE, forbids=CORE_FORBIDS)
 rule("service.core.clock", set(), forbids=CORE_FORBIDS - {"time"})
 rule("service.core.flight", {"service.core"} | READ_SIDE, forbids=CORE_FORBIDS - {"asyncio"})
-rule("service.core.loop_mail", set(), forbids=CORE_FORBIDS - {"asyncio"})
 rule(
     "service.core.engine",
     {"service.core", "service.errors"} | READ_SIDE,
@@ -57,7 +56,6 @@ RUNTIME_OURS = {
     "service.core.request",
     "service.core.ports",
     "service.core.clock",
-    "service.core.loop_mail",
     "service.errors",
     "model_store.catalogue",
 } | READ_SIDE

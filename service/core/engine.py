@@ -2,8 +2,8 @@
 
 A worker whose run is over asks the scheduler for its next one itself, on its own thread: two wake-ups of threads
 less between two runs. So the scheduler, and what says which run has whose pictures, are touched under a lock; futures,
-timers and instruments on the event loop's thread only, which workers reach by `LoopMail`. It decides nothing that the
-scheduler can decide, and knows neither HTTP nor gRPC.
+timers and instruments on the event loop's thread only, which workers reach by `call_soon_threadsafe`. It decides
+nothing that the scheduler can decide, and knows neither HTTP nor gRPC.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from service.core.door import DecodeCost, Door, EngineSettings, too_late
 from service.core.flight import Flight, Run, answer_of
 from service.core.generation import Generation, VariantStatus
 from service.core.instrument import Instrument
-from service.core.loop_mail import LoopMail
 from service.core.ports import DecodedImage, Decoder
 from service.core.request import (
     DEFAULT_POLICY,
@@ -240,8 +239,10 @@ class Engine:
             async with asyncio.timeout(None if patient else (deadline_ns - started_ns) / NS_PER_S):
                 decoded = await self._decoder.decode(image, resolution, deadline_ns)
         except TimeoutError:
-            needed_ns = self._decode.cost_ns(header) + self._generation.menu.fastest_ns(options.policy)
-            raise too_late("the budget ran out while the image was decoded", needed_ns) from None
+            with self._lock:
+                run_ns = self._generation.menu.fastest_ns(options.policy)
+            reason = "the budget ran out while the image was decoded"
+            raise too_late(reason, self._decode.cost_ns(header) + run_ns) from None
         now_ns = self.now_ns()
         self._decode.took(header, now_ns - started_ns)
         if (error := self._no_longer_served(options.policy)) is not None:
@@ -252,17 +253,17 @@ class Engine:
 
     def _step(self, step: Callable[[], tuple[Action, ...]]) -> None:
         """Have the scheduler decide, on the event loop's thread, and do as it says."""
-        mail = LoopMail.of(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
         with self._lock:
             actions = step()
-            started = self._start_runs(actions, mail)
+            started = self._start_runs(actions, loop)
         self._tell(actions, started)
 
-    def _start_runs(self, actions: Iterable[Action], mail: LoopMail) -> list[Run]:
+    def _start_runs(self, actions: Iterable[Action], loop: asyncio.AbstractEventLoop) -> list[Run]:
         """Hand over what is to be dispatched, under the lock, on any thread."""
-        return [self._start_run(action, mail) for action in actions if isinstance(action, Dispatch)]
+        return [self._start_run(action, loop) for action in actions if isinstance(action, Dispatch)]
 
-    def _start_run(self, dispatch: Dispatch, mail: LoopMail) -> Run:
+    def _start_run(self, dispatch: Dispatch, loop: asyncio.AbstractEventLoop) -> Run:
         now_ns = self.now_ns()
         worker, plan, generation = dispatch.workers[0], dispatch.plan, self._generation
         images, top_k = [], 1
@@ -275,20 +276,19 @@ class Engine:
             flight.dispatched_ns = now_ns
             flight.generation = generation
             top_k = max(top_k, flight.options.top_k)
-        run = self._runs[worker] = Run(plan, generation, now_ns)
-        generation.workers.start_run(worker, plan, images, top_k, lambda result: self._run_ended(worker, result, mail))
+        run = self._runs[worker] = Run(worker, plan, generation, now_ns)
+        generation.workers.start_run(worker, plan, images, top_k, lambda result: self._run_ended(worker, result, loop))
         return run
 
-    def _run_ended(self, worker: int, result: RunResult | BaseException, mail: LoopMail) -> None:
+    def _run_ended(self, worker: int, result: RunResult | BaseException, loop: asyncio.AbstractEventLoop) -> None:
         """On the worker's thread: its next run starts now, and the event loop is told of both."""
         with self._lock:
             run = self._runs.pop(worker)
             run.result, run.ended_ns = result, self.now_ns()
             actions = self._scheduler.worker_idle(worker, run.ended_ns, failed=not isinstance(result, RunResult))
-            started = self._start_runs(actions, mail)
-            # In the order of decisions, so under the lock; waking the loop takes longer, and it would want the lock.
-            mail.put(self._run_is_over, run, actions, started)
-        mail.wake()
+            started = self._start_runs(actions, loop)
+            # In the order of decisions, so under the lock.
+            loop.call_soon_threadsafe(self._run_is_over, run, actions, started)
 
     def _run_is_over(self, run: Run, actions: tuple[Action, ...], started: list[Run]) -> None:
         if isinstance(run.result, RunResult):
@@ -297,7 +297,7 @@ class Engine:
                 self._answer(action.request_id, run)
         else:
             assert run.result is not None, "a run is over with a result or an error"
-            logger.error("run of %s failed", run.plan.variant, exc_info=run.result)
+            logger.error("run of %s on worker %d failed", run.plan.variant, run.worker, exc_info=run.result)
             self._instrument.run_failed(run.plan, run.result)
         self._tell((action for action in actions if not _is_answer(action)), started)
         self._check_retired(run.generation)

@@ -30,8 +30,9 @@ class Flight:
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """A plan under way; `result` and `ended_ns` once it is over."""
+    """A plan under way on `worker`; `result` and `ended_ns` once it is over."""
 
+    worker: int
     plan: Plan
     generation: Generation
     started_ns: int

@@ -20,7 +20,6 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from service.core.clock import Clock, MonotonicClock
-from service.core.loop_mail import LoopMail
 from service.core.request import PIXELS_FORMAT, ImageHeader, Picture, RawPixels
 from service.errors import ImageTooLarge, InvalidImage, NotReady, Overloaded, PhiserveError, UnsupportedMediaType
 from service.runtime import image_header
@@ -182,19 +181,19 @@ def _corrupt(format_name: str, error: Exception) -> InvalidImage:
 class _Wanted:
     """A picture that its caller waits for; `begun` is guarded by the decoder's lock."""
 
-    __slots__ = ("begun", "image", "mail", "result", "shorter_side_px")
+    __slots__ = ("begun", "image", "loop", "result", "shorter_side_px")
 
     def __init__(self, image: Picture, shorter_side_px: int, loop: asyncio.AbstractEventLoop) -> None:
         self.image = image
         self.shorter_side_px = shorter_side_px
         self.begun = False
-        self.mail = LoopMail.of(loop)
+        self.loop = loop
         self.result: asyncio.Future[RgbImage] = loop.create_future()
 
     def tell(self, decoded: RgbImage | None, failure: BaseException | None) -> None:
         """Hand over either, from any thread."""
         try:
-            self.mail.post(self._settle, decoded, failure)
+            self.loop.call_soon_threadsafe(self._settle, decoded, failure)
         except RuntimeError:
             logger.debug("a picture was decoded for an event loop that is gone")
 
