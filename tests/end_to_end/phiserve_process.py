@@ -18,10 +18,12 @@ import httpx
 
 PHISERVE = Path(sys.executable).with_name("phiserve")
 START_TIMEOUT_S = 100
-END_TIMEOUT_S = 30
-# Nothing of the caller's own configuration reaches a test.
+END_TIMEOUT_S = 60
+# Nothing of the caller's own configuration reaches a test. Where a request names no budget, it has one that is kept
+# while other processes have the cores.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PHISERVE_")} | {
     "COLUMNS": "200",
+    "PHISERVE_BUDGET_MS_DEFAULT": "30000",
     "PYTHONWARNINGS": "error",
 }
 

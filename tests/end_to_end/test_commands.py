@@ -14,7 +14,7 @@ NAMES = {"espresso": "espresso", "tripod": "tripod"}
 
 def test_classify_shows_a_table(server) -> None:
     """Each photograph is named with its class, the variant that said so and its time; exit code 0."""
-    ended = run_phiserve("classify", *sorted(PHOTOGRAPHS.glob("*.jpg")), "--url", server.url)
+    ended = run_phiserve("classify", *sorted(PHOTOGRAPHS.glob("*.jpg")), "--url", server.url, "--variant", "lite2")
     assert ended.returncode == 0, ended.stderr
     rows = [line for line in ended.stdout.splitlines() if ".jpg" in line]
     assert len(rows) == 3
