@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 TOGETHER = "tests/end_to_end/"
 APART = TOGETHER + "test_family.py"
 
-# Its default fails an example that takes 200 ms, as any does while the machine is busy with something else.
-settings.register_profile("untimed", deadline=None)
+# Its defaults fail an example that takes 200 ms and a test whose first examples take a second to make, as any do while
+# the machine is busy with something else.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -45,10 +46,11 @@ def test_health_is_readiness(status, code, healthcheck, monkeypatch) -> None:
 
 def test_no_server_is_not_healthy(healthcheck, monkeypatch, capsys) -> None:
     """Unhealthy, with a line that names the port, while nothing listens."""
-    with answering(200) as (port, _):
-        pass
-    monkeypatch.setenv("PHISERVE_PORT", str(port))
-    assert healthcheck.main() == 1
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and not listening: nobody else can
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("PHISERVE_PORT", str(port))
+        assert healthcheck.main() == 1
     assert f"port {port}" in capsys.readouterr().err
 
 

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -303,6 +304,15 @@ def test_no_bar_is_drawn_where_nobody_looks(url, picture) -> None:
     assert result.stderr == ""
 
 
+def drawn_on(controller: int) -> bytes:
+    """All that is written to a terminal, until nobody has it open any more."""
+    seen = b""
+    with os.fdopen(controller, "rb", buffering=0) as drawn, suppress(OSError):  # which is how it says so
+        while some := drawn.read(65536):
+            seen += some
+    return seen
+
+
 def test_a_bar_is_drawn_on_a_terminal(url, picture) -> None:
     """Several images are counted on standard error, and the table on standard output holds no trace of it."""
     controller, terminal = os.openpty()
@@ -313,10 +323,12 @@ def test_a_bar_is_drawn_on_a_terminal(url, picture) -> None:
         picture(b"cat", "b.jpg"),
     ]
     environment = os.environ | {"PHISERVE_URL": url, "TERM": "xterm", "COLUMNS": "100"}
-    with os.fdopen(controller, "rb", buffering=0) as drawn:
+    with ThreadPoolExecutor(1) as pool:
+        # Read all the while: a terminal holds a few kilobytes, and who draws more would wait to have them read.
+        drawing = pool.submit(drawn_on, controller)
         ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, env=environment, check=False)
         os.close(terminal)
-        seen = drawn.read(65536)
+        seen = drawing.result(30)
     assert ended.returncode == 0
     assert b"classifying" in seen
     assert b"2/2" in seen

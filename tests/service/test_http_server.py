@@ -209,8 +209,10 @@ def test_a_stop_can_be_hurried() -> None:
         await server.start()
         reader, writer = await connect(server)
         writer.write(REQUEST + b"ha")
-        first = asyncio.create_task(server.stop(1000))
         idle_reader, idle_writer = await connect(server)
+        idle_writer.write(REQUEST + b"seen")  # answered, so the server has read what was sent before it
+        await read_answer(idle_reader)
+        first = asyncio.create_task(server.stop(1000))
         assert await idle_reader.read() == b"", "the first stop is under way"
         idle_writer.close()
         second = await server.stop(0.05)

@@ -16,7 +16,9 @@ from tests.fakes.engine import ScriptedEngine, classification
 from tests.fakes.http import InProcessClient
 from tests.fakes.menus import MS
 
-FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+FUZZ = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=150, deadline=None
+)
 
 
 def parts(*images: bytes) -> list[tuple[str, bytes]]:

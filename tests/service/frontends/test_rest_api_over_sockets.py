@@ -93,8 +93,9 @@ def test_an_endless_body_is_cut_at_the_bound(port, engine, monkeypatch) -> None:
     assert engine.calls == []
 
 
-def test_a_client_that_reads_late_still_gets_its_refusal(port) -> None:
+def test_a_client_that_reads_late_still_gets_its_refusal(port, monkeypatch) -> None:
     """One that sends megabytes before it reads is not cut off by a reset: the refusal arrives whole."""
+    monkeypatch.setattr(http_problems, "LINGER_S", TIMEOUT_S)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
     try:
         connection.request("POST", "/classify", b"x" * 8_000_000)
