@@ -153,15 +153,17 @@ async def async_stream(
             frames.failure = failure
 
     call = method(requests())
+    # Iterated, not asked by `read`: once a frame could not be sent, `read` tells that and not what had come before.
+    responses = aiter(call)
     try:
         while True:
             is_awaited = frames.answered < frames.sent
             try:
                 async with asyncio.timeout(silence_s if is_awaited else None) as reading:
-                    response = await call.read()
+                    response = await anext(responses, None)
             finally:
                 reading = None
-            if response is grpc.aio.EOF:
+            if response is None:
                 break
             yield frames.outcome(response)
         frames.check_complete()
