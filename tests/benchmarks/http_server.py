@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -19,9 +20,13 @@ class ScriptedServer:
         self._respond = respond
         self.connections = 0
         self.bodies: list[bytes] = []
+        self._serving: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        serving = asyncio.current_task()
+        assert serving is not None
+        self._serving.add(serving)
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or b"0")
@@ -33,8 +38,18 @@ class ScriptedServer:
                     await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
+        except asyncio.CancelledError:
+            writer.transport.abort()
         finally:
             writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def end(self) -> None:
+        """End every connection: one that outlives its loop is found by the collector, in the middle of another test."""
+        for serving in self._serving:
+            serving.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -46,3 +61,4 @@ async def scripted(respond: Respond) -> AsyncIterator[tuple[str, ScriptedServer]
         yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", server
     finally:
         listening.close()
+        await server.end()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from anyio.from_thread import start_blocking_portal
 
 from benchmarks import growth_steps
 from benchmarks.growth import overloaded
@@ -28,24 +27,8 @@ def outcome(sent_ms: int, ended_ms: int, status: int = 200, budget_ms: int = 100
 @contextmanager
 def scripted_server(respond) -> Iterator[str]:
     """A scripted server on a loop and a thread of its own, since who measures blocks its thread."""
-    loop, ready, ended = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
-    urls: list[str] = []
-
-    async def serve() -> None:
-        async with scripted(respond) as (url, _):
-            urls.append(url)
-            ready.set()
-            await ended.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert ready.wait(30)
-    try:
-        yield urls[0]
-    finally:
-        loop.call_soon_threadsafe(ended.set)
-        thread.join()
-        loop.close()
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(scripted(respond)) as (url, _):
+        yield url
 
 
 def test_a_step_counts_answers_and_shares_of_all() -> None:
