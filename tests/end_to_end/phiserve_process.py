@@ -19,11 +19,17 @@ import httpx
 PHISERVE = Path(sys.executable).with_name("phiserve")
 START_TIMEOUT_S = 100
 END_TIMEOUT_S = 60
-# Nothing of the caller's own configuration reaches a test. Where a request names no budget, it has one that is kept
-# while other processes have the cores.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PHISERVE_")} | {
+# Nothing of the caller's own configuration reaches a test, but what one process compiles, the next need not. Where a
+# request names no budget, it has one that is kept while other processes have the cores; where a test does not say
+# otherwise, no load balancer has to notice that a server ends.
+ENVIRONMENT = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith("PHISERVE_") and name != "PYTHONDONTWRITEBYTECODE"
+} | {
     "COLUMNS": "200",
     "PHISERVE_BUDGET_MS_DEFAULT": "30000",
+    "PHISERVE_DRAIN_NOTICE_S": "0",
     "PYTHONWARNINGS": "error",
 }
 
