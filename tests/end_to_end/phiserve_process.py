@@ -17,7 +17,7 @@ from typing import IO, Any
 import httpx
 
 PHISERVE = Path(sys.executable).with_name("phiserve")
-START_TIMEOUT_S = 100
+START_TIMEOUT_S = 200
 END_TIMEOUT_S = 60
 # Nothing of the caller's own configuration reaches a test, but what one process compiles, the next need not. Where a
 # request names no budget, it has one that is kept while other processes have the cores; where a test does not say
