@@ -56,6 +56,7 @@ def build_fronts(
         ports.tls,
         keepalive_s=settings.http_keepalive_s,
         trusted_proxies=[str(network) for network in _callers(settings).trusted],
+        now_ns=engine.now_ns,
     )
     if ports.grpc is None:
         return Fronts(http, None)

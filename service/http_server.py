@@ -10,11 +10,13 @@ import contextlib
 import math
 import socket
 import ssl
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, MutableMapping, Sequence
+from typing import Any, Literal
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from service.frontends.http_body import BEGAN_NS, RECEIVED_NS
 from service.frontends.http_drain import HttpDrain
 from service.tls import TlsFiles
 
@@ -60,6 +62,31 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
+def _protocol(now_ns: Callable[[], int] | None) -> type[asyncio.Protocol] | Literal["auto"]:
+    """The protocol of httptools, which notes when each request was read; another one where that is missing."""
+    if now_ns is None:
+        return "auto"
+    try:
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: PLC0415 - not there on every platform
+    except ImportError:
+        return "auto"
+
+    read_clock = now_ns
+
+    class NotingProtocol(HttpToolsProtocol):
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            scope: MutableMapping[str, Any] = self.scope  # type: ignore[assignment] # uvicorn's type knows no further keys
+            scope[BEGAN_NS] = read_clock()
+
+        def on_message_complete(self) -> None:
+            scope: MutableMapping[str, Any] = self.scope  # type: ignore[assignment]
+            scope[RECEIVED_NS] = read_clock()
+            super().on_message_complete()
+
+    return NotingProtocol
+
+
 class HttpServer:
     """One application on one listener. `start`, then `drain`, then `stop`; `ended` is done if it fails between."""
 
@@ -71,8 +98,12 @@ class HttpServer:
         *,
         keepalive_s: int = 75,
         trusted_proxies: Sequence[str] = (),
+        now_ns: Callable[[], int] | None = None,
     ) -> None:
         """`listener` comes from `bind`; `tls` must have been checked.
+
+        `now_ns`: the clock by which each exchange's scope says under `BEGAN_NS` when its first byte was read, and under
+        `RECEIVED_NS` when all of its body had been.
 
         `keepalive_s`: how long a connection may be silent between two requests before it is closed. `trusted_proxies`:
         addresses and networks whose `X-Forwarded-For` says who calls.
@@ -83,6 +114,7 @@ class HttpServer:
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 self._drain,
+                http=_protocol(now_ns),
                 log_config=None,
                 access_log=False,
                 lifespan="off",

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeGuard
 
@@ -47,6 +48,18 @@ class Readiness(StrEnum):
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request that has passed the door, for `Engine.answer`. Times by the engine's clock, in nanoseconds."""
+
+    image: Picture
+    header: ImageHeader
+    options: RequestOptions
+    received_ns: int
+    deadline_ns: int
+    client: str
 
 
 class Engine:
@@ -140,7 +153,27 @@ class Engine:
         Raises:
             PhiserveError: see `service/errors.py`; every kind but Unauthenticated.
         """
-        received_ns -= self._door.behind_ns(asyncio.get_running_loop().call_soon)
+        return await self.answer(self.admit(image, options, received_ns=received_ns, client=client))
+
+    def admit(
+        self,
+        image: Picture,
+        options: RequestOptions,
+        *,
+        received_ns: int,
+        began_ns: int | None = None,
+        client: str = "",
+    ) -> Admitted:
+        """The first half of `infer`: pass the door, or be refused before anything is prepared for an answer.
+
+        `began_ns`: when the first byte was read; how long the rest took counts where the event loop is behind. Its
+        caller must await `answer` at once: who is admitted is counted from here on.
+
+        Raises:
+            PhiserveError: as `infer`.
+        """
+        reading_ns = 0 if began_ns is None else received_ns - began_ns
+        received_ns -= self._door.behind_ns(asyncio.get_running_loop().call_soon, reading_ns)
         try:
             if not self._accepting:
                 raise NotReady(f"the server is {self.readiness}; ask /readyz and try again when it is ready")
@@ -150,8 +183,19 @@ class Engine:
             raise
         self._instrument.request_admitted()
         self._door.enter(client)
+        return Admitted(image, header, options, received_ns, deadline_ns, client)
+
+    async def answer(self, admitted: Admitted) -> Classification:
+        """The second half of `infer`.
+
+        Raises:
+            PhiserveError: as `infer`.
+        """
+        received_ns = admitted.received_ns
         try:
-            answer = await self._serve(image, header, options, received_ns, deadline_ns)
+            answer = await self._serve(
+                admitted.image, admitted.header, admitted.options, received_ns, admitted.deadline_ns
+            )
         except asyncio.CancelledError:
             self._instrument.request_cancelled(self.now_ns() - received_ns)
             raise
@@ -159,7 +203,7 @@ class Engine:
             self._instrument.request_failed(error, admitted=True, waited_ns=self.now_ns() - received_ns)
             raise
         finally:
-            self._door.leave(client)
+            self._door.leave(admitted.client)
             self._check_drained()
         self._instrument.request_settled(answer)
         return answer

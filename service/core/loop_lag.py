@@ -13,6 +13,9 @@ from collections.abc import Callable
 
 from service.core.clock import Clock
 
+_TURNS_READING_MAX = 2
+"""Turns of the loop that reading a picture may take: it comes in so many pieces."""
+
 USUAL_NS = 5_000_000
 """A turn of ordinary work: in the profile's overhead already, and not counted again."""
 
@@ -27,18 +30,19 @@ class LoopLag:
         self._lag_ns = 0
         self._ended_ns = 0
 
-    def behind_ns(self, call_soon: Callable[[Callable[[], None]], object]) -> int:
+    def behind_ns(self, call_soon: Callable[[Callable[[], None]], object], reading_ns: int = 0) -> int:
         """How long a request that was read just now had waited to be; `call_soon` is the loop's own.
 
         As long as the last turn took, for all that are read in the one after it. A backlog that took so long to work
-        through is gone after as long, unless somebody came meanwhile.
+        through is gone after as long, unless somebody came meanwhile. `reading_ns`: from its first byte to its last,
+        which is the network's time while the loop keeps up; while it is behind, each piece has waited for a turn.
         """
         if self._began_ns is None:
             self._began_ns = self._clock.now_ns()
             if self._began_ns - self._ended_ns > self._lag_ns:
                 self._lag_ns = 0
             call_soon(self._turn_over)
-        return self._lag_ns
+        return self._lag_ns + min(reading_ns, _TURNS_READING_MAX * self._lag_ns)
 
     def _turn_over(self) -> None:
         assert self._began_ns is not None

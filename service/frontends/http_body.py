@@ -5,21 +5,25 @@ Nothing is written to disk, and nothing is kept of what exceeds a bound. Images 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
+from starlette.types import Scope
 
 from service.errors import ImageTooLarge, InvalidArgument, InvalidImage, UnsupportedMediaType
+
+BEGAN_NS, RECEIVED_NS = "phiserve.began_ns", "phiserve.received_ns"
+"""Where an exchange's scope has when its first byte was read, and all of it, by the engine's clock."""
 
 IMAGE_PART = "image"
 """The name every part of a multipart body must have."""
 
 # curl says x-www-form-urlencoded for --data-binary unless told otherwise, and nobody sends a picture so encoded.
-_RAW_TYPES = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
-_MULTIPART = "multipart/form-data"
+_RAW_TYPES = frozenset({b"", b"application/octet-stream", b"application/x-www-form-urlencoded"})
+_MULTIPART = b"multipart/form-data"
 _MEDIA_TYPE_DETAIL = (
     "send the image as the body with Content-Type image/* or application/octet-stream, "
     f"or as multipart/form-data with parts named {IMAGE_PART!r}"
@@ -42,6 +46,15 @@ class BodyLimits:
     images_max: int
 
 
+def times_ns(scope: Scope, now_ns: Callable[[], int]) -> tuple[int, int]:
+    """When the first byte and when all of the exchange had been read; now, where the HTTP server did not note it.
+
+    On a busy event loop the application is told of it a turn or two later, which its caller waits for.
+    """
+    received_ns = scope.get(RECEIVED_NS) or now_ns()
+    return scope.get(BEGAN_NS, received_ns), received_ns
+
+
 async def read_images(request: Request, limits: BodyLimits) -> tuple[bytes | ImageTooLarge, ...]:
     """The images of a request in order: one for a raw body, one a part for multipart/form-data.
 
@@ -55,13 +68,14 @@ async def read_images(request: Request, limits: BodyLimits) -> tuple[bytes | Ima
         UnsupportedMediaType: another Content-Type, or a Content-Encoding.
         ClientDisconnect: the caller left before the body was complete.
     """
-    _check_encoding(request.headers)
-    content_type = request.headers.get("content-type", "")
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type in _RAW_TYPES or media_type.startswith("image/"):
-        return (await _read_raw(request, limits.image_bytes_max),)
+    fields = _fields(request)
+    _check_encoding(fields)
+    content_type = fields.get(b"content-type", b"")
+    media_type = content_type.partition(b";")[0].strip().lower()
+    if media_type in _RAW_TYPES or media_type.startswith(b"image/"):
+        return (await _read_raw(request, fields, limits.image_bytes_max),)
     if media_type == _MULTIPART:
-        return await _read_multipart(request, content_type, limits)
+        return await _read_multipart(request, fields, limits)
     raise UnsupportedMediaType(f"this Content-Type is not served; {_MEDIA_TYPE_DETAIL}")
 
 
@@ -73,8 +87,13 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
         UnsupportedMediaType: a Content-Encoding.
         ClientDisconnect: the caller left before the body was complete.
     """
-    _check_encoding(request.headers)
-    _check_content_length(request.headers, bytes_max)
+    fields = _fields(request)
+    _check_encoding(fields)
+    return await _read_whole(request, fields, bytes_max)
+
+
+async def _read_whole(request: Request, fields: Mapping[bytes, bytes], bytes_max: int) -> bytes:
+    _check_content_length(fields, bytes_max)
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
@@ -85,16 +104,18 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
     return b"".join(chunks)
 
 
-async def _read_raw(request: Request, bytes_max: int) -> bytes:
-    body = await read_body(request, bytes_max)
+async def _read_raw(request: Request, fields: Mapping[bytes, bytes], bytes_max: int) -> bytes:
+    body = await _read_whole(request, fields, bytes_max)
     if not body:
         raise InvalidImage(f"the body is empty; {_MEDIA_TYPE_DETAIL}")
     return body
 
 
-async def _read_multipart(request: Request, content_type: str, limits: BodyLimits) -> tuple[bytes | ImageTooLarge, ...]:
-    _check_content_length(request.headers, limits.body_bytes_max)
-    _, options = parse_options_header(content_type)
+async def _read_multipart(
+    request: Request, fields: Mapping[bytes, bytes], limits: BodyLimits
+) -> tuple[bytes | ImageTooLarge, ...]:
+    _check_content_length(fields, limits.body_bytes_max)
+    _, options = parse_options_header(fields[b"content-type"])
     boundary = options.get(b"boundary", b"")
     if not boundary:
         raise InvalidImage("the multipart Content-Type has no boundary; let the HTTP client write that header")
@@ -190,14 +211,19 @@ class _PartCollector:
         self._complete = True
 
 
-def _check_encoding(headers: Mapping[str, str]) -> None:
-    if headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
+def _fields(request: Request) -> dict[bytes, bytes]:
+    """The header, by lower-case names, the first of each: Starlette's own searches all of it for every look-up."""
+    return dict(reversed(request.scope["headers"]))
+
+
+def _check_encoding(fields: Mapping[bytes, bytes]) -> None:
+    if fields.get(b"content-encoding", b"identity").strip().lower() not in {b"", b"identity"}:
         raise UnsupportedMediaType("Content-Encoding is not supported; send the image as it is")
 
 
-def _check_content_length(headers: Mapping[str, str], bytes_max: int) -> None:
-    declared = headers.get("content-length", "")
-    if not (declared.isascii() and declared.isdecimal()):
+def _check_content_length(fields: Mapping[bytes, bytes], bytes_max: int) -> None:
+    declared = fields.get(b"content-length", b"")
+    if not declared.isdigit():
         return  # absent, or the HTTP server's to refuse
     if len(declared) > len(str(bytes_max)) + 9 or int(declared) > bytes_max:
         raise BodyTooLarge.beyond(bytes_max)

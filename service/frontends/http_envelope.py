@@ -41,8 +41,8 @@ class HttpEnvelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        request_id = accepted_request_id(headers.get(REQUEST_ID_HEADER))
+        given = next((value for name, value in scope["headers"] if name == _REQUEST_ID_FIELD), None)
+        request_id = accepted_request_id(None if given is None else given.decode("latin-1"))
         scope.setdefault("state", {})["request_id"] = request_id
         self._bind_request_id(request_id)
         if self._observer is None:
@@ -56,7 +56,7 @@ class HttpEnvelope:
                 status = message["status"]
             await send(message)
 
-        exchange = _exchange(scope, headers, request_id)
+        exchange = _exchange(scope, Headers(scope=scope), request_id)
         self._observer.exchange_began(exchange)
         try:
             await self._serve(scope, receive, send_and_note, request_id)

@@ -16,7 +16,7 @@ from starlette.types import Scope
 
 from service.errors import MalformedRequest, NotReady, PhiserveError, UnknownVariant
 from service.frontends import oip_rest_wire as wire
-from service.frontends.http_body import read_body
+from service.frontends.http_body import read_body, times_ns
 from service.frontends.http_disconnect import unless_disconnected
 from service.frontends.http_problems import error_response
 from service.frontends.oip_metadata import config, index, model_metadata, server_metadata
@@ -124,7 +124,7 @@ class _OipRoutes:
 
     async def infer(self, request: Request) -> Response:
         body = await read_body(request, self._service.limits.body_bytes_max)
-        received_ns = self._service.now_ns()
+        _, received_ns = times_ns(request.scope, self._service.now_ns)
         asked = wire.parse_call(
             body,
             model=request.path_params["model"],

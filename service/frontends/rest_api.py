@@ -22,7 +22,7 @@ from service.core.request import Classification
 from service.errors import ImageTooLarge, InvalidArgument, NotReady, PhiserveError, UnknownVariant
 from service.exchange import ExchangeObserver
 from service.frontends import rest_answer, rest_schemas
-from service.frontends.http_body import BodyLimits, read_images
+from service.frontends.http_body import BodyLimits, read_images, times_ns
 from service.frontends.http_disconnect import unless_disconnected
 from service.frontends.http_envelope import HttpEnvelope
 from service.frontends.http_problems import (
@@ -129,8 +129,13 @@ def _install_classify(app: FastAPI, engine: Engine, limits: RestLimits) -> ASGIA
     async def classify(request: Request) -> Response:
         options = parameters.parse(request.scope["query_string"])
         images = await read_images(request, body_limits)
-        received_ns = engine.now_ns()
+        began_ns, received_ns = times_ns(request.scope, engine.now_ns)
         client = request.client.host if request.client else ""
+        first = images[0]
+        if len(images) == 1 and isinstance(first, bytes):
+            # Admitted before its caller is watched: what is refused at once needs no watch.
+            admitted = engine.admit(first, options, received_ns=received_ns, began_ns=began_ns, client=client)
+            return _respond([await unless_disconnected(request.receive, engine.answer(admitted))])
 
         async def infer(image: bytes) -> Classification:
             return await engine.infer(image, options, received_ns=received_ns, client=client)

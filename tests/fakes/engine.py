@@ -99,15 +99,30 @@ class ScriptedEngine:
     async def infer(
         self, image: Picture, options: RequestOptions, *, received_ns: int, client: str = ""
     ) -> Classification:
+        return await self.answer(self.admit(image, options, received_ns=received_ns, client=client))
+
+    def admit(
+        self,
+        image: Picture,
+        options: RequestOptions,
+        *,
+        received_ns: int,
+        began_ns: int | None = None,
+        client: str = "",
+    ) -> Call:
         self.calls.append(Call(image, options, received_ns, client))
         if self.readiness is not Readiness.READY:
             raise NotReady(f"the server is {self.readiness}")
         if image in self.failures:
             raise self.failures[image]
-        if image in self.answers:
-            return self.answers[image]
-        if image == HELD:
+        return self.calls[-1]
+
+    async def answer(self, admitted: Call) -> Classification:
+        if admitted.image in self.answers:
+            return self.answers[admitted.image]
+        if admitted.image == HELD:
             await self._hold()
+        options = admitted.options
         return classification(top_k=options.top_k, budget_ns=options.budget_ns or self.budget_ns_default)
 
     async def _hold(self) -> None:

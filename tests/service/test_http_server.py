@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import ssl
 
 import pytest
 
+from service.frontends.http_body import BEGAN_NS, RECEIVED_NS
 from service.http_server import HttpServer, ListenError, bind
 from service.tls import TlsFiles
 from tests.fakes.pki import make_pki
@@ -60,6 +62,30 @@ def test_a_port_is_closed_until_the_start_and_open_right_after_it() -> None:
         return answer
 
     assert asyncio.run(run()).endswith(b"\r\n\r\nbody")
+
+
+def test_an_exchange_knows_when_it_was_read() -> None:
+    """Its first byte and its last, by the given clock, of each exchange on a connection."""
+    noted: list[tuple[object, object]] = []
+
+    async def note(scope, receive, send) -> None:
+        await echo(scope, receive, send)
+        noted.append((scope[BEGAN_NS], scope[RECEIVED_NS]))
+
+    async def run() -> None:
+        server = HttpServer(note, bind("127.0.0.1", 0), now_ns=itertools.count(1).__next__)
+        await server.start()
+        reader, writer = await connect(server)
+        for _ in range(2):
+            writer.write(REQUEST)
+            await asyncio.sleep(0)
+            writer.write(b"body")
+            await read_answer(reader)
+        writer.close()
+        await server.stop(5)
+
+    asyncio.run(run())
+    assert noted == [(1, 2), (3, 4)]
 
 
 def test_a_silent_connection_is_closed_after_its_time() -> None:

@@ -25,8 +25,8 @@ class Loop:
         self.lag = LoopLag(self.clock)
         self.calls: list[Callable[[], None]] = []
 
-    def behind_ns(self) -> int:
-        return self.lag.behind_ns(self.calls.append)
+    def behind_ns(self, reading_ns: int = 0) -> int:
+        return self.lag.behind_ns(self.calls.append, reading_ns)
 
     def turn(self, took_ns: int) -> None:
         self.clock.advance(took_ns)
@@ -61,6 +61,15 @@ def test_a_backlog_is_forgotten_when_nobody_came_for_as_long() -> None:
     loop.turn(80 * MS)
     loop.clock.advance(81 * MS)
     assert loop.behind_ns() == 0
+
+
+def test_reading_a_picture_is_waiting_while_the_loop_is_behind() -> None:
+    """Its pieces waited for turns of the loop, two at most; with a loop that keeps up it is the network's."""
+    loop = Loop()
+    assert loop.behind_ns(reading_ns=30 * MS) == 0
+    loop.turn(80 * MS)
+    assert loop.behind_ns(reading_ns=30 * MS) == 110 * MS
+    assert loop.behind_ns(reading_ns=400 * MS) == 240 * MS
 
 
 def test_a_short_turn_ends_it_at_once() -> None:
