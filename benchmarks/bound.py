@@ -1,8 +1,8 @@
-"""phiserve over HTTP beside the bare loop on the same cores: what is left of the hardware, in one configuration.
+"""phiserve over HTTP and gRPC beside the bare loop: what one configuration leaves of the same cores.
 
 Two bounds: as many single-thread loops as there are cores, for throughput; one loop on all cores, for latency. The
-server has the variant pinned and is loaded by wrk, which runs on the same cores and is not subtracted. Bound and server
-take turns, round by round. Writes `results/bound.md`.
+server has the variant pinned and is loaded by wrk, over gRPC by `grpc_callers.py`; neither is subtracted. Bound and
+server take turns, round by round. Writes `results/bound.md`.
 """
 
 from __future__ import annotations
@@ -14,33 +14,48 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import wrk
+from benchmarks import grpc_callers, wrk
 from benchmarks.bare_loop import BareLoop
 from benchmarks.report import origin, spread, table
-from benchmarks.server_process import serving
+from benchmarks.server_process import ServerProcess, serving
 
 ROOT = Path(__file__).parent.parent
 PHOTOGRAPHS = tuple(sorted((ROOT / "tests" / "photographs").glob("*.jpg")))
 VARIANTS = ("lite0-int8", "lite2-int8")
 SATURATING = 8
+BUDGET_MS = 5000
+WIRES = ("HTTP", "gRPC")
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One turn of each: images a second, and median milliseconds of one image at a time."""
+    """One turn of each: images a second, and median milliseconds of one image at a time; the server's by wire.
+
+    `caller_ms`: core milliseconds that the client over gRPC took for each call at saturation.
+    """
 
     bare_per_s: float
-    served_per_s: float
+    served_per_s: tuple[float, float]
     bare_ms: float
-    served_ms: float
+    served_ms: tuple[float, float]
+    caller_ms: float
 
 
-def measure(store: Path, url: str, variant: str, rounds: int, turn_s: int) -> list[Round]:
+def measure(store: Path, server: ServerProcess, variant: str, rounds: int, turn_s: int) -> list[Round]:
     """Bound and server in turns."""
     cores = len(os.sched_getaffinity(0))
     photographs = [path.read_bytes() for path in PHOTOGRAPHS]
-    target = f"{url}/classify?variant={variant}&budget_ms=5000&top_k=5"
+    target = f"{server.url}/classify?variant={variant}&budget_ms={BUDGET_MS}&top_k=5"
     found = []
+
+    def over_http(concurrency: int) -> wrk.Load:
+        return wrk.post(target, PHOTOGRAPHS, concurrency=concurrency, duration_s=turn_s)
+
+    def over_grpc(concurrency: int) -> grpc_callers.Called:
+        assert server.grpc_url is not None, "the server was started with gRPC"
+        how = {"budget_ms": BUDGET_MS, "concurrency": concurrency, "duration_s": turn_s}
+        return grpc_callers.call(server.grpc_url, variant, photographs, **how)
+
     with contextlib.ExitStack() as stack:
         narrow = [stack.enter_context(BareLoop(store, variant, 1, photographs)) for _ in range(cores)]
         wide = stack.enter_context(BareLoop(store, variant, cores, photographs))
@@ -48,11 +63,11 @@ def measure(store: Path, url: str, variant: str, rounds: int, turn_s: int) -> li
             for bare in narrow:
                 bare.begin(turn_s)
             bare_per_s = sum(bare.result().per_s for bare in narrow)
-            served_per_s = wrk.post(target, PHOTOGRAPHS, concurrency=SATURATING, duration_s=turn_s).per_s
+            http, grpc = over_http(SATURATING), over_grpc(SATURATING)
             wide.begin(turn_s)
             bare_ms = wide.result().p50_ms
-            served_ms = wrk.post(target, PHOTOGRAPHS, concurrency=1, duration_s=turn_s).p50_ms
-            found.append(Round(bare_per_s, served_per_s, bare_ms, served_ms))
+            served_ms = (over_http(1).p50_ms, over_grpc(1).p50_ms)
+            found.append(Round(bare_per_s, (http.per_s, grpc.per_s), bare_ms, served_ms, grpc.own_ms))
             print(f"{variant}: {found[-1]}", flush=True)
     return found
 
@@ -65,8 +80,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", metavar="DIR")
     options = parser.parse_args(argv)
     rounds, turn_s = (2, 2) if options.quick else (5, 5)
-    with serving(options.store, VARIANTS) as server:
-        found = {name: measure(options.store, server.url, name, rounds, turn_s) for name in VARIANTS}
+    with serving(options.store, VARIANTS, grpc=True) as server:
+        found = {name: measure(options.store, server, name, rounds, turn_s) for name in VARIANTS}
     text = document(found, "python -m benchmarks bound" + (" --quick" if options.quick else ""))
     print(text)
     options.results.mkdir(parents=True, exist_ok=True)
@@ -77,28 +92,32 @@ def document(found: dict[str, list[Round]], command: str) -> str:
     """Both bounds as Markdown."""
     throughput = [
         (
-            name,
+            f"{name}, {wire}",
             spread([row.bare_per_s for row in rounds], 1),
-            spread([row.served_per_s for row in rounds], 1),
-            spread([row.served_per_s / row.bare_per_s for row in rounds]),
+            spread([row.served_per_s[at] for row in rounds], 1),
+            spread([row.served_per_s[at] / row.bare_per_s for row in rounds]),
         )
         for name, rounds in found.items()
+        for at, wire in enumerate(WIRES)
     ]
     latency = [
         (
-            name,
+            f"{name}, {wire}",
             spread([row.bare_ms for row in rounds]),
-            spread([row.served_ms for row in rounds]),
-            spread([row.served_ms / row.bare_ms for row in rounds]),
+            spread([row.served_ms[at] for row in rounds]),
+            spread([row.served_ms[at] / row.bare_ms for row in rounds]),
         )
         for name, rounds in found.items()
+        for at, wire in enumerate(WIRES)
     ]
+    caller_ms = [row.caller_ms for rounds in found.values() for row in rounds]
     return (
-        f"# phiserve beside the bare loop\n\n{origin(command, ('onnxruntime', 'pillow', 'uvicorn'))}\n\n"
-        "A JPEG goes in over HTTP, five labelled classes come out; the bare loop decodes the same photographs at full "
-        "size, crops, resizes and runs the same graph. One server configuration for both tables. Medians over rounds "
-        "taken in turns, with the lowest and highest; the ratio is taken within each round. `wrk` runs on the same "
-        "cores as the server.\n\n"
+        f"# phiserve beside the bare loop\n\n{origin(command, ('onnxruntime', 'pillow', 'uvicorn', 'grpcio'))}\n\n"
+        "A JPEG goes in over HTTP or gRPC, five labelled classes come out; the bare loop decodes the same photographs "
+        "at full size, crops, resizes and runs the same graph. One server configuration for both tables. Medians over "
+        "rounds taken in turns, with the lowest and highest; the ratio is taken within each round. The clients run on "
+        "the same cores as the server: over HTTP `wrk`, over gRPC one in Python, which takes "
+        f"{spread(caller_ms)} ms of a core for each call.\n\n"
         "## Throughput\n\nThe bound is one single-thread loop a core; the server has "
         f"{SATURATING} connections. Goal: 0.92 or more.\n\n"
         f"{table(('variant', 'bare loops, images/s', 'phiserve, answers/s', 'ratio'), throughput)}\n\n"
