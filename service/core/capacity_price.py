@@ -24,7 +24,9 @@ from service.core.menu import Choice, Menu
 from service.core.queueing_loss import Run, lost_share
 from service.core.request import DEFAULT_POLICY
 
-_MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
+# Shares at the lower price, of equals the first: where both prices serve everybody alike, as with a single variant, core
+# time that nobody else wants is free.
+_MIXES = (1.0, 0.75, 0.5, 0.25, 0.0)
 
 # Where requests also take the workers' cores outside their runs, a run on several cores waits for the one that is taken
 # away: above this utilisation it takes longer than its profile says.

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.capacity_price import IDLE, Operation, best_operation
-from tests.fakes.menus import MS, cpu_menu, gpu_menu, two_width_menu
+from service.core.menu import Menu
+from tests.fakes.menus import MS, choice, cpu_menu, gpu_menu, two_width_menu
 
 LONG = [500 * MS] * 8
 
@@ -30,6 +31,17 @@ def test_nothing_known_is_idle() -> None:
 def test_light_traffic_is_free() -> None:
     """A rate that the most accurate variant carries easily has no price."""
     assert operation(5).above == 0
+
+
+def test_one_variant_alone_is_free_until_the_cores_are_full() -> None:
+    """Nothing cheaper could be chosen, so core time that is idle costs nothing: a run may take all cores."""
+    menu = Menu([choice("only", 75.0, {1: 10}), choice("only", 75.0, {1: 6}, threads=2)])
+
+    def price(rate_per_s: float) -> float:
+        return best_operation(menu, LONG, workers=2, arrivals_per_ns=rate_per_s / 1e9, side_core_ns=0).above
+
+    assert price(60) == 0
+    assert price(300) > 0
 
 
 def test_overload_is_priced_at_what_the_cheapest_variant_earns() -> None:
