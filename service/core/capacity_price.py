@@ -24,8 +24,8 @@ from service.core.menu import Choice, Menu
 from service.core.queueing_loss import Run, lost_share
 from service.core.request import DEFAULT_POLICY
 
-# Shares at the lower price, of equals the first: where both prices serve everybody alike, as with one variant only, core
-# time that nobody else wants is free.
+# Shares at the lower price, of equals the first: where both prices serve everybody alike, as with one variant only,
+# core time that nobody else wants is free.
 _MIXES = (1.0, 0.75, 0.5, 0.25, 0.0)
 
 # Where requests also take the workers' cores outside their runs, a run on several cores waits for the one that is taken
