@@ -158,10 +158,10 @@ class GatedEngine(ScriptedEngine):
     entered: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     gate: threading.Event = field(default_factory=threading.Event)
 
-    async def infer(self, image, options, **arguments):
+    async def answer(self, admitted):
         self.entered.release()
         await asyncio.to_thread(self.gate.wait, 30)
-        return await super().infer(image, options, **arguments)
+        return await super().answer(admitted)
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
