@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import grpc
 
+from benchmarks.grpc_connection import classify_method
 from phiserve.v1 import classifier_pb2 as pb
 
 NS_PER_S, NS_PER_MS = 1_000_000_000, 1_000_000
-_METHOD = "/phiserve.v1.Classifier/Classify"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def _run(address: str, requests: list[bytes], concurrency: int, duration_s: floa
 
 async def _call(address: str, requests: Iterator[bytes], concurrency: int, duration_s: float) -> Called:
     async with grpc.aio.insecure_channel(address) as channel:
-        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_METHOD)
+        method = classify_method(channel)
         await method(next(requests))  # connected and warm
         took_ns: list[int] = []
         began_ns, own_ns = time.monotonic_ns(), time.process_time_ns()

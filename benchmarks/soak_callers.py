@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from benchmarks.grpc_connection import classify_method
 from benchmarks.http_connection import ConnectionFailed, ConnectionPool, HttpConnection, loopback_address, post_bytes
 from benchmarks.load_generator import saturate
 from benchmarks.pictures import MEDIA_TYPES, broken_pictures, photograph_of
@@ -30,7 +31,6 @@ BROKEN, LEAVING, OVER_GRPC = 0.03, 0.03, 0.4
 """Shares of all calls: pictures that are none, callers who leave before their answer, calls over gRPC."""
 
 IN_FLIGHT_MAX = 256
-_METHOD = "/phiserve.v1.Classifier/Classify"
 _WAIT_S = 30.0
 _LEAVES_WITHIN_S = 0.02
 
@@ -65,7 +65,7 @@ class Callers:
         self._broken = broken_pictures(photographs[0])
         self._pool = ConnectionPool(loopback_address(url), IN_FLIGHT_MAX)
         self._channel = grpc.aio.insecure_channel(grpc_url.removeprefix("grpc://"))
-        self._classify: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_METHOD)
+        self._classify = classify_method(self._channel)
 
     async def capacity_per_s(self, duration_s: float) -> float:
         """Answers a second to whole pictures over REST at saturation, the server choosing within a second."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from benchmarks.grpc_connection import classify_method
 from benchmarks.http_connection import HttpConnection, loopback_address, post_bytes
 from phiserve import AsyncClient
 from phiserve.v1 import classifier_pb2 as pb
@@ -25,7 +26,6 @@ from phiserve.v1 import classifier_pb2 as pb
 NS_PER_MS = 1_000_000
 BUDGET_MS = 5000
 TOP_K = 5
-_METHOD = "/phiserve.v1.Classifier/Classify"
 _NOT_MEASURED = 3
 """Calls of each kind before the first that counts: connections are opened, code is warm."""
 
@@ -102,7 +102,7 @@ def _rest_calls(connection: HttpConnection, url: str, variant: str, images: Sequ
 
 
 def _grpc_calls(channel: grpc.aio.Channel, variant: str, images: Sequence[bytes]) -> Iterator[Call]:
-    method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_METHOD)
+    method = classify_method(channel)
     requests = [
         pb.ClassifyRequest(image=image, variant=variant, budget_ms=BUDGET_MS, top_k=TOP_K).SerializeToString()
         for image in images

@@ -62,26 +62,22 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _protocol(now_ns: Callable[[], int] | None) -> type[asyncio.Protocol] | Literal["auto"]:
+def _noting_protocol(now_ns: Callable[[], int]) -> type[asyncio.Protocol] | Literal["auto"]:
     """The protocol of httptools, which notes when each request was read; another one where that is missing."""
-    if now_ns is None:
-        return "auto"
     try:
         from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: PLC0415 - not there on every platform
     except ImportError:
         return "auto"
 
-    read_clock = now_ns
-
     class NotingProtocol(HttpToolsProtocol):
         def on_message_begin(self) -> None:
             super().on_message_begin()
             scope: MutableMapping[str, Any] = self.scope  # type: ignore[assignment] # uvicorn's type knows no further keys
-            scope[BEGAN_NS] = read_clock()
+            scope[BEGAN_NS] = now_ns()
 
         def on_message_complete(self) -> None:
             scope: MutableMapping[str, Any] = self.scope  # type: ignore[assignment]
-            scope[RECEIVED_NS] = read_clock()
+            scope[RECEIVED_NS] = now_ns()
             super().on_message_complete()
 
     return NotingProtocol
@@ -102,11 +98,9 @@ class HttpServer:
     ) -> None:
         """`listener` comes from `bind`; `tls` must have been checked.
 
-        `now_ns`: the clock by which each exchange's scope says under `BEGAN_NS` when its first byte was read, and under
-        `RECEIVED_NS` when all of its body had been.
-
         `keepalive_s`: how long a connection may be silent between two requests before it is closed. `trusted_proxies`:
-        addresses and networks whose `X-Forwarded-For` says who calls.
+        addresses and networks whose `X-Forwarded-For` says who calls. `now_ns`: the clock by which each exchange's
+        scope says under `BEGAN_NS` when its first byte was read, and under `RECEIVED_NS` when all of its body had been.
         """
         self._scheme = "http" if tls is None else "https"
         self._listener = listener
@@ -114,7 +108,7 @@ class HttpServer:
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 self._drain,
-                http=_protocol(now_ns),
+                http="auto" if now_ns is None else _noting_protocol(now_ns),
                 log_config=None,
                 access_log=False,
                 lifespan="off",

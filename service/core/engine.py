@@ -143,17 +143,24 @@ class Engine:
             return self._scheduler.idle_choice(budget_ns - decode_ns, DEFAULT_POLICY)
 
     async def infer(
-        self, image: Picture, options: RequestOptions, *, received_ns: int, client: str = ""
+        self,
+        image: Picture,
+        options: RequestOptions,
+        *,
+        received_ns: int,
+        began_ns: int | None = None,
+        client: str = "",
     ) -> Classification:
         """Classify one picture, encoded or as pixels, within its budget, counted from `received_ns`.
 
-        `client` is the key that fairness goes by (an address or an account). Cancelling the calling task
-        cancels the request and nothing else.
+        `began_ns`: when the first byte was read, where that is known; how long the rest took counts where the event
+        loop is behind. `client` is the key that fairness goes by (an address or an account). Cancelling the calling
+        task cancels the request and nothing else.
 
         Raises:
             PhiserveError: see `service/errors.py`; every kind but Unauthenticated.
         """
-        return await self.answer(self.admit(image, options, received_ns=received_ns, client=client))
+        return await self.answer(self.admit(image, options, received_ns=received_ns, began_ns=began_ns, client=client))
 
     def admit(
         self,
@@ -166,8 +173,7 @@ class Engine:
     ) -> Admitted:
         """The first half of `infer`: pass the door, or be refused before anything is prepared for an answer.
 
-        `began_ns`: when the first byte was read; how long the rest took counts where the event loop is behind. Its
-        caller must await `answer` at once: who is admitted is counted from here on.
+        Its caller must await `answer` at once: who is admitted is counted from here on.
 
         Raises:
             PhiserveError: as `infer`.
@@ -193,9 +199,7 @@ class Engine:
         """
         received_ns = admitted.received_ns
         try:
-            answer = await self._serve(
-                admitted.image, admitted.header, admitted.options, received_ns, admitted.deadline_ns
-            )
+            answer = await self._serve(admitted)
         except asyncio.CancelledError:
             self._instrument.request_cancelled(self.now_ns() - received_ns)
             raise
@@ -210,16 +214,15 @@ class Engine:
 
     # One request's way ----------------------------------------------------------------------------------
 
-    async def _serve(
-        self, image: Picture, header: ImageHeader, options: RequestOptions, received_ns: int, deadline_ns: int
-    ) -> Classification:
+    async def _serve(self, admitted: Admitted) -> Classification:
+        options, received_ns, deadline_ns = admitted.options, admitted.received_ns, admitted.deadline_ns
         self._last_id += 1
         request = QueuedRequest(self._last_id, received_ns, deadline_ns, options.policy)
-        side_core_ns = self._decode.profiled_ns(header) + _TRANSPORT_CORE_NS
+        side_core_ns = self._decode.profiled_ns(admitted.header) + _TRANSPORT_CORE_NS
         with self._lock:
             self._scheduler.expect(request.request_id, deadline_ns, options.policy, side_core_ns)
         try:
-            decoded, decode_ns = await self._decode_image(image, header, options, deadline_ns)
+            decoded, decode_ns = await self._decode_image(admitted)
         except BaseException:
             with self._lock:
                 self._scheduler.forget(request.request_id)
@@ -265,31 +268,30 @@ class Engine:
     def _cancel(self, request_id: int) -> None:
         self._step(lambda: self._scheduler.cancel(request_id, self.now_ns()))
 
-    async def _decode_image(
-        self, image: Picture, header: ImageHeader, options: RequestOptions, deadline_ns: int
-    ) -> tuple[DecodedImage, int]:
+    async def _decode_image(self, admitted: Admitted) -> tuple[DecodedImage, int]:
         """Decode no larger than the variants need that could still be chosen at this load, within the deadline.
 
         Decoding is half of the work, and what is not decoded need not be resized either. A variant that is chosen all
         the same, since the load fell meanwhile, gets a picture that is a little smaller than it could use.
         """
+        header, policy, deadline_ns = admitted.header, admitted.options.policy, admitted.deadline_ns
         started_ns = self.now_ns()
         slack_ns = deadline_ns - started_ns - self._decode.cost_ns(header)
         with self._lock:
-            names = self._scheduler.likely_variants(slack_ns, options.policy, started_ns)
+            names = self._scheduler.likely_variants(slack_ns, policy, started_ns)
         resolution = max(self._generation.shorter_sides_px[name] for name in names)
         try:
-            patient = options.policy.on_miss is OnMiss.LATE
+            patient = policy.on_miss is OnMiss.LATE
             async with asyncio.timeout(None if patient else (deadline_ns - started_ns) / NS_PER_S):
-                decoded = await self._decoder.decode(image, resolution, deadline_ns)
+                decoded = await self._decoder.decode(admitted.image, resolution, deadline_ns)
         except TimeoutError:
             with self._lock:
-                run_ns = self._generation.menu.fastest_ns(options.policy)
+                run_ns = self._generation.menu.fastest_ns(policy)
             reason = "the budget ran out while the image was decoded"
             raise too_late(reason, self._decode.cost_ns(header) + run_ns) from None
         now_ns = self.now_ns()
         self._decode.took(header, now_ns - started_ns)
-        if (error := self._no_longer_served(options.policy)) is not None:
+        if (error := self._no_longer_served(policy)) is not None:
             raise error
         return decoded, now_ns - started_ns
 

@@ -124,7 +124,7 @@ class _OipRoutes:
 
     async def infer(self, request: Request) -> Response:
         body = await read_body(request, self._service.limits.body_bytes_max)
-        _, received_ns = times_ns(request.scope, self._service.now_ns)
+        began_ns, received_ns = times_ns(request.scope, self._service.now_ns)
         asked = wire.parse_call(
             body,
             model=request.path_params["model"],
@@ -134,7 +134,7 @@ class _OipRoutes:
             json_bytes_max=self._json_bytes_max,
         )
         client = request.client.host if request.client else ""
-        work = self._service.infer(asked.call, received_ns=received_ns, client=client)
+        work = self._service.infer(asked.call, received_ns=received_ns, began_ns=began_ns, client=client)
         answer = await unless_disconnected(request.receive, work)
         written = wire.write_answer(answer, asked.binary_outputs)
         if written.header_length is None:

@@ -28,11 +28,18 @@ class OipService:
         self._reader = RequestReader(engine, self.models, limits)
 
     async def infer(
-        self, call: InferCall, *, received_ns: int, client: str, call_budget_ns: int | None = None
+        self,
+        call: InferCall,
+        *,
+        received_ns: int,
+        began_ns: int | None = None,
+        client: str,
+        call_budget_ns: int | None = None,
     ) -> InferAnswer:
         """Answer `call`, whose budget counts from `received_ns`. Cancelling this cancels all its pictures.
 
-        `client` is the key that fairness goes by; `call_budget_ns` what the wire's own deadline leaves, if it has one.
+        `began_ns` as in `Engine.infer`; `client` is the key that fairness goes by; `call_budget_ns` what the wire's own
+        deadline leaves, if it has one.
 
         Raises:
             PhiserveError: see `RequestReader.read` and `Engine.infer`; of several pictures the first to fail.
@@ -40,7 +47,9 @@ class OipService:
         work = self._reader.read(call, call_budget_ns)
 
         async def infer_one(picture: Picture) -> Classification:
-            return await self._engine.infer(picture, work.options, received_ns=received_ns, client=client)
+            return await self._engine.infer(
+                picture, work.options, received_ns=received_ns, began_ns=began_ns, client=client
+            )
 
         return build_answer(call, work, await _all(work, infer_one))
 

@@ -138,7 +138,7 @@ def _install_classify(app: FastAPI, engine: Engine, limits: RestLimits) -> ASGIA
             return _respond([await unless_disconnected(request.receive, engine.answer(admitted))])
 
         async def infer(image: bytes) -> Classification:
-            return await engine.infer(image, options, received_ns=received_ns, client=client)
+            return await engine.infer(image, options, received_ns=received_ns, began_ns=began_ns, client=client)
 
         return _respond(await unless_disconnected(request.receive, _infer_all(images, infer)))
 

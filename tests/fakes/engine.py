@@ -6,6 +6,7 @@ import asyncio
 import struct
 import threading
 from dataclasses import dataclass, field
+from typing import Any
 
 from model_store.manifest import Accuracy, Manifest, ModelVariant, Provenance
 from service.core.engine import Readiness
@@ -25,6 +26,7 @@ class Call:
     options: RequestOptions
     received_ns: int
     client: str
+    began_ns: int | None = field(default=None, compare=False)
 
 
 def classification(
@@ -96,10 +98,8 @@ class ScriptedEngine:
     def now_ns(self) -> int:
         return self.clock.now_ns()
 
-    async def infer(
-        self, image: Picture, options: RequestOptions, *, received_ns: int, client: str = ""
-    ) -> Classification:
-        return await self.answer(self.admit(image, options, received_ns=received_ns, client=client))
+    async def infer(self, image: Picture, options: RequestOptions, **arguments: Any) -> Classification:
+        return await self.answer(self.admit(image, options, **arguments))
 
     def admit(
         self,
@@ -110,7 +110,7 @@ class ScriptedEngine:
         began_ns: int | None = None,
         client: str = "",
     ) -> Call:
-        self.calls.append(Call(image, options, received_ns, client))
+        self.calls.append(Call(image, options, received_ns, client, began_ns))
         if self.readiness is not Readiness.READY:
             raise NotReady(f"the server is {self.readiness}")
         if image in self.failures:

@@ -12,6 +12,9 @@ from typing import Any, Self, TypeVar
 import httpx
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.frontends.http_body import BEGAN_NS, RECEIVED_NS
 
 T = TypeVar("T")
 
@@ -21,7 +24,7 @@ START_TIMEOUT_S = 20
 class InProcessClient:
     """Sends requests to the application directly, all on one event loop: the real one, or one in fake time."""
 
-    def __init__(self, app: FastAPI, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:
+    def __init__(self, app: ASGIApp, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:
         self.app = app
         self._runner = asyncio.Runner(loop_factory=loop_factory)
 
@@ -48,6 +51,15 @@ class InProcessClient:
 
     def post(self, url: str, **arguments: Any) -> httpx.Response:
         return self.request("POST", url, **arguments)
+
+
+def noting(app: ASGIApp, began_ns: int, received_ns: int) -> ASGIApp:
+    """`app` behind an HTTP server that notes when it read each request's first byte and its last."""
+
+    async def noted(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope | {BEGAN_NS: began_ns, RECEIVED_NS: received_ns}, receive, send)
+
+    return noted
 
 
 class _AnnouncingServer(uvicorn.Server):

@@ -23,6 +23,7 @@ from service.errors import (
     UnsupportedMediaType,
 )
 from tests.fakes.engine import HELD, classification
+from tests.fakes.http import InProcessClient, noting
 from tests.fakes.menus import MS
 
 RAW = {"Inference-Header-Content-Length": "0"}
@@ -353,3 +354,10 @@ def test_statistics_are_those_of_the_models_that_were_asked_for(oip_client, tall
         ("unknown", 0),
     ]
     assert oip_client.get("/v2/models/nothing/stats").status_code == 404
+
+
+def test_the_engine_is_told_when_a_call_was_read(oip_client, engine) -> None:
+    """Where the HTTP server noted its first byte and its last, both go with each of its pictures."""
+    with InProcessClient(noting(oip_client.app, began_ns=3, received_ns=5)) as client:
+        client.post("/v2/models/efficientnet/infer", json=request_of(b"a", b"b"))
+    assert {(call.began_ns, call.received_ns) for call in engine.calls} == {(3, 5)}

@@ -13,7 +13,7 @@ from service.core.request import OnMiss, RequestOptions, RoutingPolicy
 from service.errors import InvalidImage, NotReady, Overloaded, UnknownVariant
 from service.frontends.rest_api import RestLimits, create_rest_api
 from tests.fakes.engine import ScriptedEngine, classification
-from tests.fakes.http import InProcessClient
+from tests.fakes.http import InProcessClient, noting
 from tests.fakes.menus import MS
 
 FUZZ = settings(
@@ -89,6 +89,16 @@ def test_the_budget_counts_from_the_last_byte(client, engine) -> None:
     client.post("/classify", content=slow_body())
     assert engine.calls[0].received_ns == engine.now_ns()
     assert engine.calls[0].image == b"first half, second half"
+
+
+@pytest.mark.parametrize(
+    "body", [{"content": b"one"}, {"files": parts(b"one", b"two")}], ids=["an image", "several images"]
+)
+def test_the_engine_is_told_when_a_request_was_read(app, engine, body) -> None:
+    """Where the HTTP server noted its first byte and its last, both go with each of its images."""
+    with InProcessClient(noting(app, began_ns=3, received_ns=5)) as client:
+        client.post("/classify", **body)
+    assert {(call.began_ns, call.received_ns) for call in engine.calls} == {(3, 5)}
 
 
 def test_a_malformed_parameter_is_refused_before_the_engine(client, engine) -> None:
