@@ -21,7 +21,7 @@ serve_ready := $(VENV)/.installed-serve
 dev_ready := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help serve store test lint format types parity interop deploy-check ops-test image image-test sim bench proto lock clean
+.PHONY: help serve store test lint format types openvino-test parity interop deploy-check ops-test image image-test sim bench proto lock clean
 
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,6 +56,11 @@ lint: $(dev_ready) ## Check style, format, types and the wire contract
 format: $(dev_ready) ## Format and mend what can be mended
 	@$(bin)/ruff check --fix --quiet . || true
 	@$(bin)/ruff format .
+
+openvino-test: ## Run the tests that need OpenVINO, in a venv of its own
+	@$(PYTHON) -m venv .venv-openvino
+	@.venv-openvino/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/openvino-requirements.txt
+	@.venv-openvino/bin/python -m pytest tests/service/runtime/test_openvino.py tests/service/test_provider_choice.py
 
 parity: ## Compare every graph with reference implementations under torch, in their own venv
 	@$(PYTHON) -m venv .venv-parity
@@ -100,4 +105,4 @@ lock: ## Pin the newest versions that fit pyproject.toml into constraints.txt
 	@rm -rf .venv-lock
 
 clean: ## Remove what was installed and built
-	rm -rf $(VENV) .venv-deploy .venv-interop .venv-parity .venv-peers build *.egg-info $(STORE)
+	rm -rf $(VENV) .venv-deploy .venv-interop .venv-openvino .venv-parity .venv-peers build *.egg-info $(STORE)

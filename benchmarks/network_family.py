@@ -49,6 +49,6 @@ def build(root: Path, members: Sequence[str]) -> Catalogue:
     requests = []
     for member in members:
         source = from_wheel(member) if member.startswith("lite") else _Noise(from_untrained(member, 0))
-        requests += [BuildRequest(member, source), BuildRequest(member + FP16, source, half=True)]
+        requests += [BuildRequest(member, source), BuildRequest(member + FP16, source, float_type="fp16")]
     build_store(root, requests)
     return Catalogue.open(root)

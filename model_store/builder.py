@@ -1,4 +1,4 @@
-"""Builds variants: source → weights → graph (→ int8, fp16) → a version in the store, or none if nothing would change.
+"""Builds variants: source → weights → graph (→ int8, fp16, bf16) → a version in the store, or none if none is needed.
 
 `build_variant` is a pure function of a source; `build_store` keeps the store up to date with a list of them;
 `record_accuracy` puts a measured accuracy into a manifest. All of onnx is imported only when a graph is built.
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from model_store.onnx_graph import OnnxGraph
 
 BuildStep = Literal["weights", "graph", "store"]
+FloatType = Literal["fp32", "fp16", "bf16"]
 ReportStep = Callable[[str, BuildStep], None]
 """Called with a variant's name and the step of its build that begins."""
 
@@ -56,24 +57,22 @@ class Quantisation:
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """Build `source` as the variant called `variant`: int8 with `quantisation`, fp16 if `half`, else fp32."""
+    """Build `source` as the variant called `variant`: int8 with `quantisation`, else what `float_type` says."""
 
     variant: str
     source: WeightsSource
     quantisation: Quantisation | None = None
-    half: bool = False
+    float_type: FloatType = "fp32"
 
     def __post_init__(self) -> None:
         """Refuse two precisions at once."""
-        if self.half and self.quantisation is not None:
-            raise ValueError(f"{self.variant} cannot be both int8 and fp16")
+        if self.float_type != "fp32" and self.quantisation is not None:
+            raise ValueError(f"{self.variant} cannot be both int8 and {self.float_type}")
 
     @property
     def precision(self) -> Precision:
         """Of the weights and of most of what is computed."""
-        if self.quantisation is not None:
-            return "int8"
-        return "fp16" if self.half else "fp32"
+        return self.float_type if self.quantisation is None else "int8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +143,12 @@ def build_variant(request: BuildRequest, report: ReportStep | None = None) -> Ve
         ranges = request.quantisation.ranges
         check_fit(ranges, network.loaded.provenance.weights_sha256, request.quantisation.loss_points_max)
         graph = build_int8(request.source, network, ranges)
-    elif request.half:
+    elif request.float_type == "fp16":
         graph = _build_half(request.variant, network)
+    elif request.float_type == "bf16":
+        from model_store.bfloat import to_bfloat  # noqa: PLC0415 -- as above
+
+        graph = to_bfloat(network.graph)
     files = {
         MODEL_FILE: graph.SerializeToString(deterministic=True),
         LABELS_FILE: facts.labels.to_json().encode(),
@@ -273,10 +276,10 @@ def model_variant(request: BuildRequest) -> ModelVariant:
 
 
 def _accuracy(request: BuildRequest) -> Accuracy:
-    """The source's figure for fp32 and fp16; for int8 the lower of the published and what was measured here."""
+    """The source's figure for fp32, fp16 and bf16; for int8 the lower of the published and what was measured here."""
     exact = request.source.facts.accuracy
-    if request.half and exact.top1 is not None:
-        return replace(exact, detail=f"{exact.detail}; of fp32, from which fp16 cannot be told apart")
+    if exact.top1 is not None and request.float_type in _OF_FP32:
+        return replace(exact, detail=f"{exact.detail}; {_OF_FP32[request.float_type]}")
     if request.quantisation is None or exact.top1 is None:
         return exact
     verdict = request.quantisation.ranges.verdict
@@ -287,6 +290,13 @@ def _accuracy(request: BuildRequest) -> Accuracy:
         return Accuracy(published, None, "published", detail, None)
     detail = f"{exact.top1:g} ({exact.detail}) less what int8 was measured to lose: {_seen(verdict)}"
     return Accuracy(estimate, None, "evaluated", detail, verdict.pictures)
+
+
+_OF_FP32: dict[FloatType, str] = {
+    "fp16": "of fp32, from which fp16 cannot be told apart",
+    "bf16": "of fp32: not measured in bf16",
+}
+"""How a figure is marked that is not the variant's own."""
 
 
 def _seen(verdict: Verdict) -> str:

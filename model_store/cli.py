@@ -24,14 +24,15 @@ from model_store.store_index import is_variant_name, read_index
 from model_store.store_root import STORE_VARIABLE, default_store_root
 
 if TYPE_CHECKING:
-    from model_store.builder import BuildOutcome, BuildRequest, BuildStep, Quantisation
+    from model_store.builder import BuildOutcome, BuildRequest, BuildStep, FloatType, Quantisation
     from model_store.compound_scaling import Scaling
     from model_store.sources import WeightsSource
 
 store_app = typer.Typer(no_args_is_help=True, help="Build and inspect the store: which models there are to serve.")
 
 DEFAULT_VARIANTS = ("lite0", "lite0-int8", "lite1", "lite1-int8", "lite2", "lite2-int8")
-_INT8, _FP16 = "-int8", "-fp16"
+_INT8, _FP16, _BF16 = "-int8", "-fp16", "-bf16"
+_FLOAT_TYPES: dict[str, FloatType] = {_FP16: "fp16", _BF16: "bf16"}
 _STEPS: dict[BuildStep, str] = {"weights": "getting weights", "graph": "building the graph", "store": "storing"}
 
 StoreOption = Annotated[
@@ -55,6 +56,7 @@ class BuildPrecision(StrEnum):
 
     FP32 = "fp32"
     FP16 = "fp16"
+    BF16 = "bf16"
     INT8 = "int8"
 
 
@@ -72,14 +74,17 @@ def build(
     variants: Annotated[
         list[str] | None,
         typer.Argument(
-            help="b0 … b7, lite0 … lite4; with -int8 in int8, with -fp16 in fp16.",
+            help="b0 … b7, lite0 … lite4; in int8, fp16 or bf16 with -int8, -fp16 or -bf16.",
             show_default=" ".join(DEFAULT_VARIANTS),
         ),
     ] = None,
     *,
     precision: Annotated[
         BuildPrecision,
-        typer.Option(help="Of the variants named without one: `lite0` with int8 is lite0-int8. fp16 is for GPUs."),
+        typer.Option(
+            help="Of the variants named without one: `lite0` with int8 is lite0-int8. fp16 is for GPUs, bf16 for "
+            "OpenVINO on a processor that has it."
+        ),
     ] = BuildPrecision.FP32,
     weights: Annotated[
         Weights,
@@ -101,17 +106,16 @@ def build(
         from model_store.builder import BuildRequest  # noqa: PLC0415 -- numpy comes with it
 
         suffix = "" if precision is BuildPrecision.FP32 else f"-{precision}"
-        chosen = dict.fromkeys(name if name.endswith((_INT8, _FP16)) else name + suffix for name in variants or ())
-        members = {
-            name: name.removesuffix(_INT8).removesuffix(_FP16) for name in chosen or dict.fromkeys(DEFAULT_VARIANTS)
-        }
+        marks = (_INT8, *_FLOAT_TYPES)
+        chosen = dict.fromkeys(name if name.endswith(marks) else name + suffix for name in variants or ())
+        members = {name: _member(name) for name in chosen or dict.fromkeys(DEFAULT_VARIANTS)}
         check_members(list(members.values()))
         requests = [
             BuildRequest(
                 name,
                 source_of(member, weights, checkpoint, seed),
                 _quantisation(member, ranges, loss_points_max) if name.endswith(_INT8) else None,
-                half=name.endswith(_FP16),
+                _FLOAT_TYPES.get(name[-len(_FP16) :], "fp32"),
             )
             for name, member in members.items()
         ]
@@ -135,22 +139,26 @@ def import_weights(
     ranges: RangesOption = None,
     loss_points_max: LossOption = LOSS_POINTS_MAX,
     fp16: Annotated[bool, typer.Option("--fp16", help="In half precision, for GPUs.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="In bfloat16, for OpenVINO on a processor that has it.")] = False,
     store: StoreOption = None,
 ) -> None:
     """Add own weights of a known architecture, with own classes.
 
     They must have been trained with TensorFlow's SAME padding, as timm's tf_efficientnet models are. With --ranges
-    the variant is int8 and its name ends in -int8, with --fp16 it ends in -fp16.
+    the variant is int8 and its name ends in -int8, with --fp16 or --bf16 it ends in -fp16 or -bf16.
     """
     with _errors_in_one_line():
         from model_store.builder import BuildRequest  # noqa: PLC0415 -- numpy comes with it
         from model_store.sources import from_file  # noqa: PLC0415 -- as above
 
         check_members([member])
-        if fp16 and ranges is not None:
-            raise typer.BadParameter("a variant is fp16 or, with --ranges, int8", param_hint="--fp16")
+        if fp16 + bf16 + (ranges is not None) > 1:
+            raise typer.BadParameter(
+                "a variant is fp16, bf16 or, with --ranges, int8", param_hint="--fp16" if fp16 else "--bf16"
+            )
         quantisation = None if ranges is None else _quantisation(member, ranges, loss_points_max)
-        variant = (name or member) + (_INT8 if quantisation else _FP16 if fp16 else "")
+        mark = _INT8 if quantisation else _FP16 if fp16 else _BF16 if bf16 else ""
+        variant = (name or member) + mark
         if not is_variant_name(variant):
             raise typer.BadParameter("use lower-case letters, digits and single hyphens", param_hint="--name")
         source = from_file(
@@ -161,7 +169,7 @@ def import_weights(
             std=_channel_units(std, "--std"),
             top1=top1,
         )
-        _build(store, [BuildRequest(variant, source, quantisation, half=fp16)], force=False)
+        _build(store, [BuildRequest(variant, source, quantisation, _FLOAT_TYPES.get(mark, "fp32"))], force=False)
 
 
 @store_app.command("list")
@@ -211,6 +219,13 @@ def verify(store: StoreOption = None) -> None:
         if problems:
             raise StoreError("\n".join(problems))
         _print(f"{len(names)} variants verified: {', '.join(names)}")
+
+
+def _member(variant: str) -> str:
+    """The member of the family that a variant to be built is named after."""
+    for mark in (_INT8, *_FLOAT_TYPES):
+        variant = variant.removesuffix(mark)
+    return variant
 
 
 def source_of(member: str, weights: Weights, checkpoint: str | None, seed: int) -> WeightsSource:

@@ -164,10 +164,14 @@ def _profile(
 ) -> None:
     """Measure every variant on this machine, as `serve` does at its first start, and print the table."""
     from service.app import StartError, profile_store  # noqa: PLC0415 - loads ONNX Runtime
+    from service.telemetry.logs import LogFormat, configure_logging  # noqa: PLC0415 - as above
 
+    # Which provider `auto` chose, by which figures, and what of the store is left out: said as `serve` says it.
+    settings = configuration.settings
+    configure_logging(level=logging.getLevelName(settings.log_level.upper()), log_format=LogFormat(settings.log_format))
     try:
         with _stoppable("the machine was measured", exit_code=1), _stages(Console(stderr=True)) as show:
-            measured, menu = profile_store(configuration.settings, show, force=force)
+            measured, menu = profile_store(settings, show, force=force)
     except StartError as error:
         raise fail(str(error)) from error
     console = Console()

@@ -2,7 +2,9 @@
 
 What is installed says little: a package for GPUs may find no GPU, and OpenVINO may lose on one processor what it wins
 on another. So the middle one of the networks in the store is run on each, a batch with everything the machine has, in
-whichever precision suits the provider best. It takes a second or two, and nothing where there is only one to choose.
+whichever precision suits the provider best. All take turns, so that a slow moment hits them alike, and the CPU provider
+stays where none is a tenth faster, so that noise does not choose. It takes a second or two, and nothing where there is
+only one to choose. One provider runs all variants (docs/decisions/0021-openvino-bf16.md).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 
 from model_store.catalogue import CatalogueEntry
 from service.core.clock import Clock
+from service.runtime.precisions import refusal
 from service.runtime.providers import Provider, SessionOptions, candidates
 from service.runtime.session import Session, SessionError
 from service.settings import Settings
@@ -26,6 +29,7 @@ NS_PER_MS = 1_000_000
 _BATCH = 8
 _ROUNDS = 7
 _UNTIMED = 2
+_TIE = 1.1
 
 
 def choose_provider(settings: Settings, cores: int, available: Collection[str], clock: Clock) -> Provider:
@@ -40,11 +44,34 @@ def choose_provider(settings: Settings, cores: int, available: Collection[str], 
     entries = routable_entries(settings)
     member = _middle_member(entries)
     tried = [entry for entry in entries.values() if entry.variant.member == member]
-    took_ns = {provider: took for provider in found if (took := _fastest_ns(provider, tried, cores, clock)) is not None}
-    best = min(took_ns, key=lambda provider: took_ns[provider], default=Provider.CPU)
-    figures = ", ".join(f"{provider} {took / NS_PER_MS:.1f} ms" for provider, took in took_ns.items())
-    logger.info("provider auto is %s here; %d images of %s take: %s", best, _BATCH, member, figures)
+    sessions = [session for provider in found for session in _open(provider, tried, cores)]
+    took_ns: dict[Provider, tuple[int, str]] = {}
+    for session, ns in zip(sessions, _run_ns(sessions, clock), strict=True):
+        took_ns[session.provider] = min(
+            took_ns.get(session.provider, (ns, session.variant.name)), (ns, session.variant.name)
+        )
+    best = fastest({provider: ns for provider, (ns, _) in took_ns.items()})
+    _say(best, took_ns)
     return best
+
+
+def fastest(took_ns: Mapping[Provider, int]) -> Provider:
+    """Who took the least; the CPU provider if nobody is a tenth faster, or nobody ran at all."""
+    best = min(took_ns, key=lambda provider: took_ns[provider], default=Provider.CPU)
+    if Provider.CPU in took_ns and took_ns[Provider.CPU] < _TIE * took_ns[best]:
+        return Provider.CPU
+    return best
+
+
+def _say(best: Provider, took_ns: Mapping[Provider, tuple[int, str]]) -> None:
+    """How fast each was, and by how much the best beside it."""
+    figures = [
+        f"{provider} {ns / NS_PER_MS:.1f} ms ({variant})"
+        + ("" if provider is best else f", {ns / took_ns[best][0]:.2f} times that of {best}")
+        for provider, (ns, variant) in took_ns.items()
+    ]
+    tried = "; ".join(figures) or "none of those installed ran"
+    logger.info("provider auto is %s here; %d images in the fastest precision of each take: %s", best, _BATCH, tried)
 
 
 def _middle_member(entries: Mapping[str, CatalogueEntry]) -> str:
@@ -54,28 +81,31 @@ def _middle_member(entries: Mapping[str, CatalogueEntry]) -> str:
     return ordered[len(ordered) // 2]
 
 
-def _fastest_ns(provider: Provider, entries: Sequence[CatalogueEntry], cores: int, clock: Clock) -> int | None:
-    """What a batch takes in the fastest precision; None where the provider cannot run here."""
-    took_ns: list[int] = []
+def _open(provider: Provider, entries: Sequence[CatalogueEntry], cores: int) -> list[Session]:
+    """A session for each precision that `provider` can run here; none if it does not run at all."""
+    sessions: list[Session] = []
+    options = SessionOptions(cores if provider.on_cpu else 1, _BATCH)
     for entry in entries:
-        options = SessionOptions(cores if provider.on_cpu else 1, _BATCH)
+        if refusal(provider, entry.variant.precision) is not None:
+            continue
         try:
             session = Session(entry.read_model(), entry.variant, options, provider)
         except SessionError as error:
             logger.warning("%s", error)
             continue
         if session.provider is not provider:  # and the log says why
-            return None
-        took_ns.append(_run_ns(session, clock))
-    return min(took_ns, default=None)
+            return []
+        sessions.append(session)
+    return sessions
 
 
-def _run_ns(session: Session, clock: Clock) -> int:
-    side = session.variant.resolution
-    pixels = np.full((_BATCH, side, side, 3), 127, np.uint8)
-    times_ns = []
+def _run_ns(sessions: Sequence[Session], clock: Clock) -> list[int]:
+    """The median of what a batch takes in each, all in turns."""
+    batches = [np.full((_BATCH, *(2 * (session.variant.resolution,)), 3), 127, np.uint8) for session in sessions]
+    times_ns: list[list[int]] = [[] for _ in sessions]
     for _ in range(_UNTIMED + _ROUNDS):
-        started_ns = clock.now_ns()
-        session.run(pixels)
-        times_ns.append(clock.now_ns() - started_ns)
-    return statistics.median_low(times_ns[_UNTIMED:])
+        for session, pixels, times in zip(sessions, batches, times_ns, strict=True):
+            started_ns = clock.now_ns()
+            session.run(pixels)
+            times.append(clock.now_ns() - started_ns)
+    return [statistics.median_low(times[_UNTIMED:]) for times in times_ns]

@@ -20,6 +20,7 @@ from service.core.menu import Choice, Menu
 from service.runtime import profile_cache
 from service.runtime.calibration import MODEL_FILE
 from service.runtime.carried_profile import Known, carry_over
+from service.runtime.precisions import refusal
 from service.runtime.providers import GPU_BATCH_STEP, Provider, batch_sizes_up_to
 from service.runtime.session import Session, SessionKey, open_sessions
 from service.runtime.worker_pool import WorkerPool
@@ -97,7 +98,7 @@ class StoreLoader:
             UnservableError: nothing may be served.
             StoreError, SessionError: a damaged store, or a graph that cannot be loaded.
         """
-        found = _find(self._settings)
+        found = _find(self._settings, self._machine.provider)
         entries = _routable(self._settings, found)
         workers = self._open_workers(entries, progress)
         profile = self._profile(entries, workers, progress)
@@ -112,7 +113,7 @@ class StoreLoader:
             UnservableError, StoreError, SessionError: as `load`; nothing is left of what was loaded.
             Exception: whatever a run raised.
         """
-        found = _find(self._settings)
+        found = _find(self._settings, self._machine.provider)
         entries = _routable(self._settings, found)
         if _version(found) == current.generation.version:
             return None
@@ -131,7 +132,7 @@ class StoreLoader:
         Raises:
             UnservableError, StoreError, SessionError: as `load`.
         """
-        entries = routable_entries(self._settings)
+        entries = _routable(self._settings, _find(self._settings, self._machine.provider))
         workers = self._open_workers(entries, progress)
         try:
             profile = self._profile(entries, workers, progress, force=force)
@@ -153,6 +154,7 @@ class StoreLoader:
             machine.thread_widths,
             machine.provider,
             batch_size_max=machine.batch_sizes[-1],
+            workers=machine.workers,
             cache_dir=settings.store / "provider-cache",
             graphs=settings.cuda_graphs == "on",
             progress=lambda done, total, _: progress("loading", done, total),
@@ -250,21 +252,33 @@ def _version(found: Mapping[str, CatalogueEntry]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _find(settings: Settings) -> Mapping[str, CatalogueEntry]:
-    """The variants that were asked for, or all there are."""
+def _find(settings: Settings, provider: Provider | None) -> Mapping[str, CatalogueEntry]:
+    """The variants that were asked for, or all that `provider` can compute here; whatever it can with None."""
     found = Catalogue.open(settings.store, only=settings.variants or None).entries
     if not found:
         raise UnservableError(f"the store at {settings.store} is empty; build it with `phiserve store build`")
-    return found
+    if provider is None:
+        return found
+    reasons = {name: why for name, entry in found.items() if (why := refusal(provider, entry.variant.precision))}
+    # One store is for many machines, so what was not asked for by name is left out, and not even known.
+    complaints = [
+        f"{', '.join(name for name in sorted(reasons) if reasons[name] == why)}: {why}"
+        for why in dict.fromkeys(reasons.values())
+    ]
+    if reasons and (settings.variants or len(reasons) == len(found)):
+        raise UnservableError(f"cannot be served here: {'; '.join(complaints)}")
+    for complaint in complaints:
+        logger.warning("not served, %s", complaint)
+    return {name: entry for name, entry in found.items() if name not in reasons}
 
 
 def routable_entries(settings: Settings) -> Mapping[str, CatalogueEntry]:
-    """What of the store of `settings` may answer, verified.
+    """What of the store of `settings` may answer on some provider, verified.
 
     Raises:
         UnservableError, StoreError: nothing, or a damaged store.
     """
-    return _routable(settings, _find(settings))
+    return _routable(settings, _find(settings, None))
 
 
 def _routable(settings: Settings, found: Mapping[str, CatalogueEntry]) -> Mapping[str, CatalogueEntry]:

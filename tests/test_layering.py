@@ -33,6 +33,7 @@ rule("model_store.onnx_graph", {"model_store"}, {"numpy", "onnx"})
 rule("model_store.int8_weights", {"model_store"}, {"numpy"})
 rule("model_store.quantize", {"model_store"}, {"numpy", "onnx"})
 rule("model_store.half_precision", {"model_store"}, {"numpy", "onnx"})
+rule("model_store.bfloat", {"model_store"}, {"onnx"})
 rule("model_store.expected_inputs", {"model_store"}, {"numpy"})
 rule("model_store.cli", {"model_store"}, {"typer", "rich"})
 rule("service", set())
@@ -126,6 +127,7 @@ rule(
     {
         "model_store.catalogue",
         "service.core.clock",
+        "service.runtime.precisions",
         "service.runtime.providers",
         "service.runtime.session",
         "service.settings",

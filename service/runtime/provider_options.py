@@ -5,6 +5,7 @@ Data only. The CPU provider has no options of its own; those of its sessions are
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 from model_store.manifest import ModelVariant
@@ -71,18 +72,20 @@ def _tensorrt_options(variant: ModelVariant, options: SessionOptions) -> dict[st
 
 
 def _openvino_options(variant: ModelVariant, options: SessionOptions) -> dict[str, str]:
-    chosen = {
-        "device_type": "CPU",
-        # The plan says how many cores a run takes; OpenVINO would take them all.
-        "num_of_threads": str(options.threads),
-        # One run at a time per worker: latency, not throughput.
-        "num_streams": "1",
-        # fp32 means fp32: by itself OpenVINO may choose bfloat16 where the CPU has it.
-        "precision": "FP32",
+    properties = {
+        # Runs that share a stream take turns: with one for two workers a second core did nothing.
+        "NUM_STREAMS": str(options.side_by_side),
+        # The plan says how many cores a run takes; OpenVINO would take them all. Shared out among the streams.
+        "INFERENCE_NUM_THREADS": str(options.threads * options.side_by_side),
+        # It counts its cores from the first for each graph anew: two workers on two variants shared one core.
+        "ENABLE_CPU_PINNING": "NO",
+        # fp32 means fp32: by itself OpenVINO chooses bfloat16 where the CPU has it.
+        "INFERENCE_PRECISION_HINT": "bf16" if variant.precision == "bf16" else "f32",
     }
     if options.cache_dir is not None:
-        chosen["cache_dir"] = str(options.cache_dir / variant.name)
-    return chosen
+        properties["CACHE_DIR"] = str(options.cache_dir / variant.name)
+    # ONNX Runtime's own options for these are deprecated, and its `precision` refuses BF16 for a CPU.
+    return {"device_type": "CPU", "load_config": json.dumps({"CPU": properties})}
 
 
 _CHAINS: dict[Provider, tuple[Provider, ...]] = {

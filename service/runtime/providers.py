@@ -53,13 +53,15 @@ _AUTO = (Provider.CUDA, Provider.OPENVINO, Provider.CPU)
 class SessionOptions:
     """What one session is made for.
 
-    `cache_dir` is where a provider may keep what it compiled (None: nowhere). On a GPU, `bound` keeps the buffers of
+    `side_by_side` runs may go on at once: a provider with threads of its own is given enough for them. `cache_dir` is
+    where a provider may keep what it compiled (None: nowhere). On a GPU, `bound` keeps the buffers of
     runs at fixed addresses and `graphs` replays each batch size as one recorded graph; `overrides` replaces options of
     `provider_options.py` by name, to measure what they are worth.
     """
 
     threads: int
     batch_size_max: int
+    side_by_side: int = 1
     device_id: int = 0
     cache_dir: Path | None = None
     bound: bool = True

@@ -35,6 +35,7 @@ from model_store.manifest import SAFE_SUMS, ModelVariant
 from service.runtime.bound_runs import BoundRuns
 from service.runtime.cores import cores_of_run, held_to
 from service.runtime.machine import lacks_vnni
+from service.runtime.precisions import refusal
 from service.runtime.provider_options import INPUT_NAME, provider_options
 from service.runtime.providers import ENABLED_BY, ORT_NAMES, Provider, SessionOptions
 
@@ -175,13 +176,15 @@ class Session:
         """Load `model`, whose sha256 was verified by the catalogue.
 
         Raises:
-            SessionError: ONNX Runtime cannot load it, or its input or output is not what `variant` says.
+            SessionError: ONNX Runtime cannot load it, its input or output is not what `variant` says, or the provider
+                would compute in another precision.
         """
-        if options.threads < 1 or options.batch_size_max < 1:
-            raise ValueError(f"threads and batch_size_max must be 1 or more, got {options}")
+        if min(options.threads, options.batch_size_max, options.side_by_side) < 1:
+            raise ValueError(f"threads, batch_size_max and side_by_side must be 1 or more, got {options}")
         self.variant = variant
         self.threads = options.threads
         self._cores = cores_of_run(options.threads)
+        self._check_precision(provider)
         _share_arena()
         if not provider.on_cpu:
             _find_cuda()
@@ -189,6 +192,7 @@ class Session:
         self._check_graph()
         self._check_sums()
         self.provider = self._provider_in_use(provider)
+        self._check_precision(self.provider)
         self._bound: BoundRuns | None = None
         self.runtime = runtime_name(self.provider, graphs=graphs)
         if self.provider.fixed_batches and options.bound:
@@ -196,6 +200,10 @@ class Session:
             sizes = {1: self._ort} | {n: _load(model, variant, chosen, provider)[0] for n in options.batch_sizes[1:]}
             names = [OUTPUT_NAME, *TOP_NAMES]
             self._bound = BoundRuns(sizes, names, graphs=graphs, device_id=options.device_id)
+
+    def _check_precision(self, provider: Provider) -> None:
+        if (why := refusal(provider, self.variant.precision)) is not None:
+            raise SessionError(f"{self.variant.name} cannot be run: {why}")
 
     def _check_graph(self) -> None:
         side, classes = self.variant.resolution, self.variant.class_count
@@ -327,11 +335,12 @@ def open_sessions(
     provider: Provider,
     *,
     batch_size_max: int,
+    workers: int = 1,
     cache_dir: Path | None = None,
     graphs: bool = False,
     progress: Callable[[int, int, str], None] = lambda _done, _total, _label: None,
 ) -> Mapping[SessionKey, Session]:
-    """Load every entry at every thread width; `progress` gets (done, total, label).
+    """Load every entry at every thread width, for `workers` that share them; `progress` gets (done, total, label).
 
     With `graphs` a GPU replays recorded ones. Providers that compile graphs keep the result under `cache_dir` (None:
     nowhere), in a folder for each provider and variant.
@@ -349,7 +358,8 @@ def open_sessions(
         model = entry.read_model()
         for threads in thread_widths:
             progress(len(sessions), total, f"{entry.variant.name}, {threads} threads")
-            options = SessionOptions(threads, batch_size_max, cache_dir=cache, graphs=graphs)
+            together = max(1, workers // threads)
+            options = SessionOptions(threads, batch_size_max, together, cache_dir=cache, graphs=graphs)
             sessions[entry.variant.name, threads] = Session(model, entry.variant, options, provider)
     progress(total, total, "loaded")
     return sessions

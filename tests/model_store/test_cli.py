@@ -85,6 +85,16 @@ def test_fp16_is_built_by_name_or_by_precision(run, root, arguments):
     assert (variant.precision, variant.member, variant.top1) == ("fp16", "lite0", 75.1)
 
 
+@pytest.mark.parametrize("arguments", [("lite0-bf16",), ("lite0", "--precision", "bf16")])
+def test_bf16_is_built_by_name_or_by_precision(run, root, arguments):
+    """`lite0-bf16` is routed by the figure of fp32, and wherever that is shown it says that it is not bf16's own."""
+    result = run("build", *arguments)
+    assert result.exit_code == 0, result.stderr
+    entry = Catalogue.open(root).entries["lite0-bf16"]
+    assert (entry.variant.precision, entry.variant.member, entry.variant.top1) == ("bf16", "lite0", 75.1)
+    assert entry.manifest.accuracy.detail.endswith("of fp32: not measured in bf16")
+
+
 def test_ranges_from_a_file_make_any_member_int8(run, root, tmp_path):
     """Own ranges are taken with --ranges, for published and for imported weights, and the bound can be moved."""
     ranges = committed_ranges("lite0")
@@ -148,6 +158,11 @@ def test_show_prints_provenance_of_what_is_built(run, root):
         (("build", "lite0-int8", "--ranges", "none.json"), 1, "none.json"),
         (("build", "lite0", "--precision", "fp8"), 2, "fp8"),
         (("import", "--weights", "w", "--variant", "b0", "--labels", "l", "--fp16", "--ranges", "r"), 2, "--ranges"),
+        (
+            ("import", "--weights", "w", "--variant", "b0", "--labels", "l", "--fp16", "--bf16"),
+            2,
+            "a variant is fp16, bf16",
+        ),
         (("build", "lite0", "--checkpoint", "aa_in1k"), 2, "does not come from the hub"),
         (("build", "--weights", "magic"), 2, "magic"),
         (("build", "--seed", "-1"), 2, "--seed"),

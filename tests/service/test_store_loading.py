@@ -204,3 +204,32 @@ def test_what_is_no_longer_served_is_freed(store) -> None:
     del loaded
     gc.collect()
     assert [session() for session in sessions] == [None, None]
+
+
+def build_with_bf16(root: Path, *names: str) -> None:
+    build_store(
+        root,
+        [
+            BuildRequest(name, from_untrained("lite0", 0), float_type="bf16" if name.endswith("-bf16") else "fp32")
+            for name in names
+        ],
+    )
+
+
+def test_what_this_machine_cannot_compute_is_left_out(tmp_path, caplog) -> None:
+    """One store is for many machines: bf16 is not served where it would be fp32, and the log says what would do it."""
+    store = Store(tmp_path / "store")
+    build_with_bf16(store.root, "lite0", "lite0-bf16")
+    profile, menu = store.loader.measure(store.step, force=False)
+    assert {latency.variant for latency in profile.latencies} == {"lite0"}
+    assert {choice.variant.name for choice in menu.choices} == {"lite0"}
+    assert "not served, lite0-bf16: bf16 is computed under OpenVINO alone" in caplog.text
+
+
+@pytest.mark.parametrize(("built", "asked"), [(("lite0", "lite0-bf16"), ("lite0-bf16",)), (("lite0-bf16",), ())])
+def test_a_start_for_what_cannot_be_computed_is_refused(tmp_path, built, asked) -> None:
+    """Asked for by name, or all there is: the start fails and says what would work."""
+    build_with_bf16(tmp_path / "store", *built)
+    settings = Settings(store=tmp_path / "store", variants=asked, allow_untrained=True)
+    with pytest.raises(UnservableError, match=r"cannot be served here: lite0-bf16: .*phiserve\[openvino\]"):
+        StoreLoader(settings, MACHINE, MonotonicClock()).load(lambda *_: None)

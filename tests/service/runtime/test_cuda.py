@@ -40,7 +40,7 @@ def _gpu():
 
 @functools.cache
 def built(member: str, *, half: bool) -> tuple[bytes, ModelVariant]:
-    content = build_variant(BuildRequest(member, from_untrained(member, 1), half=half))
+    content = build_variant(BuildRequest(member, from_untrained(member, 1), float_type="fp16" if half else "fp32"))
     return content.files["model.onnx"], content.manifest.variant
 
 

@@ -112,6 +112,13 @@ def test_an_int8_graph_that_may_overflow_is_refused_where_it_would(vnni, monkeyp
             load()
 
 
+def test_a_precision_that_would_run_as_another_is_refused():
+    """A bf16 graph holds fp32 numbers: what would run it as such does not load it, and says what would work."""
+    variant = replace(variant_of(), precision="bf16")
+    with pytest.raises(SessionError, match=r"tiny cannot be run: bf16 .*phiserve\[openvino\]"):
+        Session(colour_graph(), variant, SessionOptions(1, 1))
+
+
 def test_bytes_that_are_no_graph_are_refused_by_name():
     """A file that ONNX Runtime cannot load is an error that names the variant."""
     with pytest.raises(SessionError, match="tiny cannot be loaded on cpu"):
