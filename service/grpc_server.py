@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from service.exchange import ExchangeObserver
 from service.frontends.grpc_attendants import EndingAttendants
+from service.frontends.grpc_closing import CallsBeforeClosing
 from service.frontends.grpc_envelope import GrpcEnvelope
 from service.http_server import ListenError
 from service.tls import TlsFiles
@@ -85,9 +86,10 @@ class GrpcServer:
         self._host, self.port = listener.getsockname()[:2]
         names = [service.name for service in services]
         self._attendants = EndingAttendants(names)
+        self._calls = CallsBeforeClosing()
         envelope = GrpcEnvelope(names, bind_request_id, observer, server=(self._host, self.port))
         self._server = grpc.aio.server(
-            interceptors=(self._attendants, envelope),
+            interceptors=(self._calls, self._attendants, envelope),
             options=_options(limits),
             maximum_concurrent_rpcs=limits.concurrent_rpcs_max,
         )
@@ -136,10 +138,13 @@ class GrpcServer:
         await self._health.enter_graceful_shutdown()
 
     def turn_away(self) -> None:
-        """Close the port to new calls, and tell clients so (GOAWAY): they go elsewhere, calls in progress go on."""
+        """Close the port to new calls, and tell clients so (GOAWAY): they go elsewhere, calls in progress go on.
+
+        Calls that come until then, which is within about a second, reach the services when the port is closed.
+        """
         if self._stopping is not None:
             return
-        self._stopping = asyncio.create_task(self._server.stop(_NO_BOUND_S))
+        self._stopping = asyncio.create_task(self._close())
         for service in self._services:
             service.end_streams()
         self._attendants.end()
@@ -158,6 +163,13 @@ class GrpcServer:
             await asyncio.wait({self._stopping})
         self._stopping.result()
         return by_themselves
+
+    async def _close(self) -> None:
+        self._calls.hold()
+        await self._calls.quiet()
+        # It closes the port before it waits: `release` comes after that.
+        asyncio.get_running_loop().call_soon(self._calls.release)
+        await self._server.stop(_NO_BOUND_S)
 
 
 def _options(limits: GrpcLimits) -> list[tuple[str, int]]:

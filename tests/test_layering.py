@@ -85,6 +85,7 @@ rule(
     {"grpc", "grpc_status"},
 )
 rule("service.frontends.grpc_attendants", set(), {"grpc"})
+rule("service.frontends.grpc_closing", set(), {"grpc"})
 rule("service.frontends.grpc_peer", {"service.frontends"}, {"grpc"})
 rule("service.frontends.grpc_status", {"service.frontends", "service.errors"}, {"google", "grpc"})
 rule(

@@ -1,0 +1,62 @@
+"""The moment at which the port may be closed without losing a call that is already there or on its way.
+
+gRPC ends with CANCELLED what it holds and has not begun, and what comes from clients that have not heard yet that the
+server stops (github.com/grpc/grpc/issues/41785). After UNAVAILABLE a client tries elsewhere; CANCELLED is its own doing
+to it. So calls are held back until none has come for a moment, and the port is closed then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+# No call for so long is quiet; for less and less as the longest wait passes, since some clients never are.
+_QUIET_S = 0.01
+_QUIET_WAIT_S = 1.0
+_LOOKS = 10
+# What has come to gRPC begins within so many turns of the loop: the event, its task, the call's own task.
+_TURNS_TO_BEGIN = 5
+
+
+class CallsBeforeClosing(grpc.aio.ServerInterceptor):
+    """Knows when calls begin, and from `hold` to `release` holds back those that do.
+
+    A caller that waits for its answer sends nothing more: held, callers that send one call after another are quiet.
+    """
+
+    def __init__(self) -> None:
+        self._begun = 0
+        self._may_go_on = asyncio.Event()
+        self._may_go_on.set()
+
+    def hold(self) -> None:
+        """Begin no more calls for now."""
+        self._may_go_on.clear()
+
+    def release(self) -> None:
+        """Pass on what was held, and what comes."""
+        self._may_go_on.set()
+
+    async def quiet(self) -> None:
+        """Return when no call has come for a moment, within about a second in any case."""
+        now_s = asyncio.get_running_loop().time
+        since_s = quiet_since_s = now_s()
+        begun = self._begun
+        while now_s() - quiet_since_s < _QUIET_S * (1 - (now_s() - since_s) / _QUIET_WAIT_S):
+            await asyncio.sleep(_QUIET_S / _LOOKS)
+            for _ in range(_TURNS_TO_BEGIN):
+                await asyncio.sleep(0)
+            if begun != self._begun:
+                begun, quiet_since_s = self._begun, now_s()
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        """See `grpc.aio.ServerInterceptor`."""
+        self._begun += 1
+        if not self._may_go_on.is_set():
+            await self._may_go_on.wait()
+        return await continuation(handler_call_details)
