@@ -38,6 +38,11 @@ class CatalogueEntry:
     folder: Path
     labels: tuple[Label, ...]
 
+    @property
+    def model_sha256(self) -> str:
+        """The digest of `model.onnx`: names the graph with its weights."""
+        return self.manifest.files[MODEL_FILE].sha256
+
     def read_model(self) -> bytes:
         """The bytes of `model.onnx`: exactly those whose sha256 was just compared, read once.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 from model_store.manifest import ModelVariant
 from service.runtime.providers import ORT_NAMES, Provider, SessionOptions
@@ -18,7 +19,7 @@ def provider_options(
     provider: Provider, variant: ModelVariant, options: SessionOptions
 ) -> list[tuple[str, dict[str, str]]]:
     """ONNX Runtime's provider list, most wanted first; each later one takes the nodes that those before cannot."""
-    return [(ORT_NAMES[link], _MAKERS[link](variant, options)) for link in _CHAINS[provider]]
+    return [(ORT_NAMES[link], maker(variant, options)) for link, maker in _CHAINS[provider]]
 
 
 def _cuda_options(variant: ModelVariant, options: SessionOptions) -> dict[str, str]:
@@ -53,22 +54,31 @@ def _tensorrt_options(variant: ModelVariant, options: SessionOptions) -> dict[st
         "device_id": str(options.device_id),
         # Half precision only where the variant promises nothing else: fp32 means fp32.
         "trt_fp16_enable": "True" if variant.precision == "fp16" else "False",
-        "trt_int8_enable": "True" if variant.precision == "int8" else "False",
-        # One engine for every batch size; without a range each new batch size would build another engine.
+        # One engine for every batch size; without a range each new batch size would build another engine. It is tuned
+        # for the largest, which is run when it matters most. All three shapes, or none of them counts.
         "trt_profile_min_shapes": shape(1),
         "trt_profile_opt_shapes": shape(options.batch_size_max),
         "trt_profile_max_shapes": shape(options.batch_size_max),
+        # A recorded graph reads the addresses and the shape that it was recorded with, and answers with the first
+        # picture for ever if a run brings its own: this one session is for all batch sizes, between no fixed buffers.
+        "trt_cuda_graph_enable": "False",
     }
     if options.cache_dir is not None:
-        # Engines take minutes to build and depend on the GPU and on TensorRT's version, which the cache checks.
-        folder = str(options.cache_dir / variant.name)
+        # Engines take minutes to build. Their names tell GPUs, versions and networks apart, but not weights: without
+        # the graph's own folder a network that was trained on would answer as it did before.
         chosen |= {
             "trt_engine_cache_enable": "True",
-            "trt_engine_cache_path": folder,
+            "trt_engine_cache_path": str(options.graph_folder(variant.name)),
+            # How long kernels take on this GPU: of use to every other graph, and to the next weights of this one.
             "trt_timing_cache_enable": "True",
-            "trt_timing_cache_path": folder,
+            "trt_timing_cache_path": str(options.cache_dir),
         }
     return chosen
+
+
+def _cuda_options_beside_tensorrt(variant: ModelVariant, options: SessionOptions) -> dict[str, str]:
+    # For what TensorRT leaves. Told to record a graph, CUDA refuses a session in which any node is not its own.
+    return _cuda_options(variant, replace(options, graphs=False))
 
 
 def _openvino_options(variant: ModelVariant, options: SessionOptions) -> dict[str, str]:
@@ -83,20 +93,19 @@ def _openvino_options(variant: ModelVariant, options: SessionOptions) -> dict[st
         "INFERENCE_PRECISION_HINT": "bf16" if variant.precision == "bf16" else "f32",
     }
     if options.cache_dir is not None:
-        properties["CACHE_DIR"] = str(options.cache_dir / variant.name)
+        properties["CACHE_DIR"] = str(options.graph_folder(variant.name))
     # ONNX Runtime's own options for these are deprecated, and its `precision` refuses BF16 for a CPU.
     return {"device_type": "CPU", "load_config": json.dumps({"CPU": properties})}
 
 
-_CHAINS: dict[Provider, tuple[Provider, ...]] = {
-    Provider.CPU: (Provider.CPU,),
-    Provider.CUDA: (Provider.CUDA, Provider.CPU),
-    Provider.TENSORRT: (Provider.TENSORRT, Provider.CUDA, Provider.CPU),
-    Provider.OPENVINO: (Provider.OPENVINO, Provider.CPU),
-}
-_MAKERS: dict[Provider, Callable[[ModelVariant, SessionOptions], dict[str, str]]] = {
-    Provider.CPU: lambda _variant, _options: {},
-    Provider.CUDA: _cuda_options,
-    Provider.TENSORRT: _tensorrt_options,
-    Provider.OPENVINO: _openvino_options,
+def _no_options(_variant: ModelVariant, _options: SessionOptions) -> dict[str, str]:
+    return {}
+
+
+_CPU = (Provider.CPU, _no_options)
+_CHAINS: dict[Provider, tuple[tuple[Provider, Callable[[ModelVariant, SessionOptions], dict[str, str]]], ...]] = {
+    Provider.CPU: (_CPU,),
+    Provider.CUDA: ((Provider.CUDA, _cuda_options), _CPU),
+    Provider.TENSORRT: ((Provider.TENSORRT, _tensorrt_options), (Provider.CUDA, _cuda_options_beside_tensorrt), _CPU),
+    Provider.OPENVINO: ((Provider.OPENVINO, _openvino_options), _CPU),
 }

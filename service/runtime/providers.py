@@ -54,7 +54,8 @@ class SessionOptions:
     """What one session is made for.
 
     `side_by_side` runs may go on at once: a provider with threads of its own is given enough for them. `cache_dir` is
-    where a provider may keep what it compiled (None: nowhere). On a GPU, `bound` keeps the buffers of
+    where a provider may keep what it compiled (None: nowhere), and `graph_key` names the content of what is compiled.
+    On a GPU, `bound` keeps the buffers of
     runs at fixed addresses and `graphs` replays each batch size as one recorded graph; `overrides` replaces options of
     `provider_options.py` by name, to measure what they are worth.
     """
@@ -64,9 +65,14 @@ class SessionOptions:
     side_by_side: int = 1
     device_id: int = 0
     cache_dir: Path | None = None
+    graph_key: str = ""
     bound: bool = True
     graphs: bool = False
     overrides: tuple[tuple[str, str], ...] = ()
+
+    def graph_folder(self, variant: str) -> Path | None:
+        """Where what was compiled of this graph of `variant` lies; of other weights it lies elsewhere."""
+        return None if self.cache_dir is None else self.cache_dir / variant / self.graph_key
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ import functools
 import io
 import logging
 import math
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -316,13 +317,19 @@ def open_graph(model: bytes, threads: int) -> Callable[[npt.NDArray[np.uint8]], 
     return run
 
 
-def _make_cache(folder: Path, names: Iterable[str]) -> Path | None:
-    """The providers make only the last folder of a path themselves; None where nothing can be kept."""
+def _make_cache(folder: Path, keys: Mapping[str, str]) -> Path | None:
+    """A folder for each variant and the key of its graph, and none of its other graphs; None where nothing can be kept.
+
+    The providers make only the last folder of a path themselves, and tell graphs of other weights apart or not.
+    """
     if folder.name == Provider.CPU.value:
         return None  # it compiles nothing
     try:
-        for name in names:
-            (folder / name).mkdir(parents=True, exist_ok=True)
+        for name, key in keys.items():
+            (folder / name / key).mkdir(parents=True, exist_ok=True)
+            for other in (folder / name).iterdir():
+                if other.name != key:
+                    shutil.rmtree(other) if other.is_dir() else other.unlink()
     except OSError as error:
         logger.warning("compiled graphs cannot be kept, so every start compiles them again: %s", error)
         return None
@@ -343,7 +350,7 @@ def open_sessions(
     """Load every entry at every thread width, for `workers` that share them; `progress` gets (done, total, label).
 
     With `graphs` a GPU replays recorded ones. Providers that compile graphs keep the result under `cache_dir` (None:
-    nowhere), in a folder for each provider and variant.
+    nowhere), in a folder for each provider, variant and content of its graph.
 
     Raises:
         SessionError: a graph that cannot be loaded.
@@ -351,7 +358,8 @@ def open_sessions(
     """
     route_logs()
     listed = list(entries)
-    cache = None if cache_dir is None else _make_cache(cache_dir / provider.value, [e.variant.name for e in listed])
+    keys = {entry.variant.name: entry.model_sha256[:16] for entry in listed}
+    cache = None if cache_dir is None else _make_cache(cache_dir / provider.value, keys)
     total = len(listed) * len(thread_widths)
     sessions: dict[SessionKey, Session] = {}
     for entry in listed:
@@ -359,7 +367,10 @@ def open_sessions(
         for threads in thread_widths:
             progress(len(sessions), total, f"{entry.variant.name}, {threads} threads")
             together = max(1, workers // threads)
-            options = SessionOptions(threads, batch_size_max, together, cache_dir=cache, graphs=graphs)
-            sessions[entry.variant.name, threads] = Session(model, entry.variant, options, provider)
+            name = entry.variant.name
+            options = SessionOptions(
+                threads, batch_size_max, together, cache_dir=cache, graph_key=keys[name], graphs=graphs
+            )
+            sessions[name, threads] = Session(model, entry.variant, options, provider)
     progress(total, total, "loaded")
     return sessions

@@ -32,13 +32,28 @@ def test_every_chain_ends_on_the_cpu_and_holds_only_strings(provider, chain, tmp
 
 
 def test_tensorrt_builds_one_engine_for_all_batch_sizes():
-    """The shape profile spans batch 1 to the largest, at the variant's resolution; engines are cached per variant."""
+    """The shape profile spans batch 1 to the largest, at the variant's resolution."""
     variant = variant_of("b0", 224)
-    (_, options), *_ = provider_options(Provider.TENSORRT, variant, SessionOptions(1, 8, cache_dir=Path("/cache")))
+    (_, options), *_ = provider_options(Provider.TENSORRT, variant, SessionOptions(1, 8))
     assert options["trt_profile_min_shapes"] == "image:1x224x224x3"
     assert options["trt_profile_max_shapes"] == "image:8x224x224x3"
-    assert options["trt_engine_cache_path"] == "/cache/b0"
     assert options["trt_fp16_enable"] == "False"
+
+
+def test_tensorrt_keeps_engines_by_weights_and_timings_for_all():
+    """An engine's own name does not tell weights apart, so its folder does; how long kernels take, all graphs share."""
+    kept = SessionOptions(1, 8, cache_dir=Path("/cache"), graph_key="1beb64f1401c8d33")
+    (_, options), *_ = provider_options(Provider.TENSORRT, variant_of("b0"), kept)
+    assert options["trt_engine_cache_path"] == "/cache/b0/1beb64f1401c8d33"
+    assert options["trt_timing_cache_path"] == "/cache"
+    assert options["trt_engine_cache_enable"] == options["trt_timing_cache_enable"] == "True"
+
+
+def test_nothing_is_recorded_where_tensorrt_runs():
+    """Its one session takes all batch sizes at changing addresses; CUDA beside it would refuse to load half a graph."""
+    (_, tensorrt), (_, cuda), _ = provider_options(Provider.TENSORRT, variant_of(), SessionOptions(1, 8, graphs=True))
+    assert tensorrt["trt_cuda_graph_enable"] == "False"
+    assert cuda["enable_cuda_graph"] == "0"
 
 
 def test_without_a_cache_folder_nothing_is_cached():
@@ -74,9 +89,9 @@ def test_openvino_rounds_to_bfloat16_only_what_says_so(precision, hint):
 
 
 def test_openvino_keeps_what_it_compiled_with_the_variant():
-    """The folder is the variant's own; the name is OpenVINO's, in capitals."""
-    properties = openvino_properties("fp32", SessionOptions(1, 1, cache_dir=Path("/cache")))
-    assert properties["CACHE_DIR"] == "/cache/tiny"
+    """The folder is that of the variant's graph; the name is OpenVINO's, in capitals."""
+    properties = openvino_properties("fp32", SessionOptions(1, 1, cache_dir=Path("/cache"), graph_key="12ab"))
+    assert properties["CACHE_DIR"] == "/cache/tiny/12ab"
 
 
 def test_the_device_is_passed_on():
@@ -104,10 +119,10 @@ def test_options_can_be_replaced_to_measure_them():
 
 
 def test_tensorrt_computes_in_the_precision_of_the_variant():
-    """Half precision is allowed for fp16 variants only, integers for int8 only."""
+    """Half precision is allowed for fp16 variants only: fp32 means fp32."""
     flags = {}
-    for precision in ("fp32", "fp16", "int8"):
+    for precision in ("fp32", "fp16"):
         variant = replace(variant_of(), precision=precision)
         (_, options), *_ = provider_options(Provider.TENSORRT, variant, SessionOptions(1, 1))
-        flags[precision] = (options["trt_fp16_enable"], options["trt_int8_enable"])
-    assert flags == {"fp32": ("False", "False"), "fp16": ("True", "False"), "int8": ("False", "True")}
+        flags[precision] = options["trt_fp16_enable"]
+    assert flags == {"fp32": "False", "fp16": "True"}

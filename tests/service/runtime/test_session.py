@@ -147,11 +147,18 @@ def test_all_entries_are_loaded_at_all_widths_with_progress(make_entry):
 
 
 def test_compiled_graphs_have_a_folder_each_where_they_can_be_kept(make_entry, tmp_path, caplog):
-    """A compiling provider finds a folder per variant; the CPU makes none; a folder that cannot be made is logged."""
+    """A compiling provider finds a folder for each graph; the CPU makes none; one that cannot be made is logged."""
     entry = make_entry()
+    outdated = tmp_path / "cache" / "openvino" / "tiny" / "of other weights"
+    outdated.mkdir(parents=True)
+    (outdated / "network.blob").write_bytes(b"compiled")
+    (outdated.parent / "network.blob").write_bytes(b"compiled")
     with pytest.warns(UserWarning, match="not in available provider names"):
         open_sessions([entry], (1,), Provider.OPENVINO, batch_size_max=1, cache_dir=tmp_path / "cache")
-    assert (tmp_path / "cache" / "openvino" / "tiny").is_dir()
+    (folder,) = outdated.parent.iterdir()
+    assert folder.is_dir()
+    assert entry.model_sha256.startswith(folder.name)
+    assert len(folder.name) == 16
     open_sessions([entry], (1,), Provider.CPU, batch_size_max=1, cache_dir=tmp_path / "none")
     assert not (tmp_path / "none").exists()
     (tmp_path / "file").write_text("in the way")
