@@ -9,6 +9,7 @@ tensor. Anything else is refused by name. Storages are not read here; `checkpoin
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -89,12 +90,15 @@ def load_inert(stream: BinaryIO) -> object:
     """
     machine = _Machine()
     try:
-        for opcode, argument, _ in pickletools.genops(stream):
-            machine.step(opcode.name, argument)
+        with warnings.catch_warnings():
+            # Of a backslash in a name that escapes nothing, which only a damaged file has, Python merely warns.
+            warnings.simplefilter("error")
+            for opcode, argument, _ in pickletools.genops(stream):
+                machine.step(opcode.name, argument)
         return machine.result()
     except CheckpointError:
         raise
-    except (ValueError, IndexError, KeyError, OverflowError) as error:
+    except (ValueError, IndexError, KeyError, OverflowError, Warning) as error:
         raise CheckpointError(f"malformed or truncated pickle: {error}") from error
 
 

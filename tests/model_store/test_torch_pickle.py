@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import subprocess
+import warnings
 
 import numpy as np
 import pytest
@@ -165,6 +166,16 @@ def test_known_opcodes_in_unknown_combinations_are_refused(body):
     """Allowed opcodes and names, combined as torch never does, are refused."""
     with pytest.raises(CheckpointError):
         load_inert(io.BytesIO(b"\x80\x04" + body))
+
+
+@pytest.mark.parametrize("action", ["ignore", "error"])
+@pytest.mark.parametrize("body", [b"ct\\orch\nFloatStorage\n.", b"S'\\o'\n."])
+def test_what_python_would_only_warn_of_is_refused(body, action):
+    """A backslash that escapes nothing is a damaged file to us, whatever the caller does with warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        with pytest.raises(CheckpointError, match="invalid escape sequence"):
+            load_inert(io.BytesIO(b"\x80\x02" + body))
 
 
 def test_attributes_are_dropped_and_classes_stay_as_they_were():
