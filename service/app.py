@@ -172,7 +172,13 @@ def run_server(server: Server, ports: Ports, announce: Announce) -> bool:
     Raises:
         StartError: another process opened the same port while this one was starting.
     """
-    reloader = Reloader(server.engine, server.loader, server.loaded, server.observers.metrics)
+    reloader = Reloader(
+        server.engine,
+        server.loader,
+        server.loaded,
+        server.observers.metrics,
+        core_share=server.settings.reload_core_share,
+    )
 
     async def run() -> None:
         fronts = build_fronts(

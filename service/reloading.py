@@ -24,12 +24,8 @@ logger = logging.getLogger(__name__)
 
 NS_PER_S = 1_000_000_000
 
-REST = 12.0
-"""Rest for so many times as long as each piece of work took: loading then has a thirteenth of one core. Predictions go
-by the 90 % quantile of recent runs, so what disturbs less than a tenth of them has nobody refused."""
-
 REST_S_MAX = 10.0
-"""For no longer after one piece, so that a graph which takes seconds to load does not take minutes."""
+"""Rest for no longer after one piece of work, so that a graph which takes seconds to load does not take minutes."""
 
 Result = TypeVar("Result")
 
@@ -62,15 +58,21 @@ class Reloader:
     """Holds the version that is served. All methods but `close` are for the event loop's thread."""
 
     def __init__(
-        self, engine: Engine, loader: Loader, loaded: LoadedStore, instrument: ReloadInstrument, *, rest: float = REST
+        self,
+        engine: Engine,
+        loader: Loader,
+        loaded: LoadedStore,
+        instrument: ReloadInstrument,
+        *,
+        core_share: float,
     ) -> None:
-        """`loaded` is what `engine` serves with."""
+        """`loaded` is what `engine` serves with; loading beside it takes `core_share` of one core, 1 for all of it."""
         self._engine = engine
         self._loader = loader
         self._loaded = loaded
         self._open = [loaded]
         self._instrument = instrument
-        self._rest = rest
+        self._core_share = core_share
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
         self._turn = asyncio.Lock()
@@ -116,8 +118,9 @@ class Reloader:
     async def _reload(self, began_ns: int) -> Reloaded:
         before = self._loaded
         self._check_ready()
+        pace = _Pace(self._stopped, self._core_share)
         try:
-            loaded = await self._in_thread(lambda: self._loader.load_beside(before, _Pace(self._stopped, self._rest)))
+            loaded = await self._in_thread(lambda: self._loader.load_beside(before, pace))
         except NotReady:
             raise
         except (StoreError, SessionError, UnservableError) as error:
@@ -195,9 +198,9 @@ def _top1(loaded: LoadedStore) -> dict[str, float | None]:
 class _Pace:
     """A `Progress` that rests after each piece of work, since whoever is served needs the cores."""
 
-    def __init__(self, stopped: threading.Event, rest: float) -> None:
+    def __init__(self, stopped: threading.Event, core_share: float) -> None:
         self._stopped = stopped
-        self._rest = rest
+        self._rest = 1 / core_share - 1  # for so many times as long as each piece of work took
         self._began_s = time.monotonic()
 
     def __call__(self, _stage: str, _done: int, _total: int) -> None:

@@ -57,9 +57,11 @@ def store(profiled, lite_store, tmp_path) -> Store:
 
 @pytest.fixture
 def reloadable(store, tmp_path):
+    """Loads with half a core: callers here have budgets that a slower run does not miss."""
     token = tmp_path / "token"
     token.write_text(TOKEN)
-    with serving("--store", store.root, "--batch-size-max", "1", "--admin-token-file", token) as server:
+    flags = ("--batch-size-max", "1", "--admin-token-file", token, "--reload-core-share", "0.5")
+    with serving("--store", store.root, *flags) as server:
         yield server
 
 

@@ -57,6 +57,7 @@ GIVEN = {
     "late_wait_ms_max": ("0", 0.0),
     "drain_notice_s": ("2.5", 2.5),
     "drain_timeout_s": ("3", 3.0),
+    "reload_core_share": ("0.25", 0.25),
     "log_level": ("error", "error"),
     "log_format": ("json", "json"),
     "access_log": ("0.25", "0.25"),
