@@ -45,7 +45,7 @@ serve: store ## Serve on http://127.0.0.1:8000 and grpc://…:8001 (PORT=, GRPC_
 	@exec $(bin)/phiserve serve --host $(HOST) --port $(PORT) --grpc-port $(GRPC_PORT) --store $(STORE) $(SERVE_FLAGS)
 
 test: $(dev_ready) ## Run the tests (TEST_PROCESSES=, PYTEST_FLAGS=)
-	@$(bin)/python -m pytest --numprocesses $(TEST_PROCESSES) $(PYTEST_FLAGS)
+	@PYTHONDONTWRITEBYTECODE= $(bin)/python -m pytest --numprocesses $(TEST_PROCESSES) $(PYTEST_FLAGS)
 
 lint: $(dev_ready) ## Check style, format, types and the wire contract
 	@$(bin)/ruff check .

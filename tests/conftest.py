@@ -6,6 +6,7 @@ that has measured the machine, so one process runs them all, in their order; the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,10 +27,23 @@ def group_of(nodeid: str) -> str:
     return TOGETHER if file.startswith(TOGETHER) and file != APART else file
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[pytest.CollectReport]:
+    """Every second process reads the files from the last to the first, unless there is but one.
+
+    Compiling them is half of the reading, and where two processes meet each has compiled its half for the other.
+    """
+    report = yield
+    worker = getattr(collector.config, "workerinput", {"workerid": "gw0"})["workerid"]
+    if isinstance(collector, pytest.Session | pytest.Directory) and int(worker.removeprefix("gw")) % 2:
+        report.result.reverse()
+    return report
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In a process that is one of several, the longest groups come first: begun last, they would be waited for."""
+    """The same order in each of several processes, the longest groups first: begun last, they would be waited for."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: not item.nodeid.startswith(TOGETHER))
+        items.sort(key=lambda item: (not item.nodeid.startswith(TOGETHER), item.path.parts))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -105,9 +105,9 @@ def until_unready(server: ServerProcess) -> None:
         assert probe.get("/livez").status_code == 200
 
 
-def test_sigterm_under_load_loses_nothing(profiled, serve_flags, espresso) -> None:
+def test_sigterm_under_load_loses_nothing(profiled, lean_flags, espresso) -> None:
     """Not ready at once, still serving for the notice, then 503 as a problem; no request without an answer."""
-    with loaded(serve_flags, espresso, "--drain-notice-s", "3600") as (server, load):
+    with loaded(lean_flags, espresso, "--drain-notice-s", "3600") as (server, load):
         server.stop()
         until_unready(server)
         answered = load.outcomes.copy()
@@ -122,9 +122,9 @@ def test_sigterm_under_load_loses_nothing(profiled, serve_flags, espresso) -> No
     assert not [line for line in server.log() if line["level"] in {"warning", "error"}]
 
 
-def test_ctrl_c_under_load_loses_nothing(profiled, serve_flags, espresso) -> None:
+def test_ctrl_c_under_load_loses_nothing(profiled, lean_flags, espresso) -> None:
     """SIGINT drains too, without a notice: what was in service is answered, and the process ends with 0."""
-    with loaded(serve_flags, espresso, "--drain-notice-s", "3600") as (server, load):
+    with loaded(lean_flags, espresso, "--drain-notice-s", "3600") as (server, load):
         server.stop(signal.SIGINT)
         load.join()
         assert server.wait() == 0
@@ -132,9 +132,9 @@ def test_ctrl_c_under_load_loses_nothing(profiled, serve_flags, espresso) -> Non
     assert "drained" in [line["message"] for line in server.log()]
 
 
-def test_connections_are_told_to_end_during_the_notice(profiled, serve_flags, espresso) -> None:
+def test_connections_are_told_to_end_during_the_notice(profiled, lean_flags, espresso) -> None:
     """A reused connection is answered with `Connection: close` once draining has begun; a second signal ends it."""
-    with serving(*serve_flags, "--drain-notice-s", "3600") as server, client_of(server) as client:
+    with serving(*lean_flags, "--drain-notice-s", "3600") as server, client_of(server) as client:
         assert "close" not in client.post("/classify", content=espresso).headers.get("connection", "")
         server.stop()
         until_unready(server)
@@ -145,10 +145,10 @@ def test_connections_are_told_to_end_during_the_notice(profiled, serve_flags, es
 
 
 @pytest.mark.parametrize("hurried", [False, True], ids=["by the bound", "by a second signal"])
-def test_a_caller_that_stalls_does_not_keep_the_server(profiled, serve_flags, espresso, hurried) -> None:
+def test_a_caller_that_stalls_does_not_keep_the_server(profiled, lean_flags, espresso, hurried) -> None:
     """Half a body that never goes on is answered 503 at the bound, or at the second signal, and the process ends."""
     timeout_s = "3600" if hurried else "0.5"
-    with serving(*serve_flags, "--drain-notice-s", "0", "--drain-timeout-s", timeout_s) as server:
+    with serving(*lean_flags, "--drain-notice-s", "0", "--drain-timeout-s", timeout_s) as server:
         url = httpx.URL(server.url)
         with socket.create_connection((url.host, url.port), WAIT_S) as stalling, client_of(server) as other:
             length = len(espresso)

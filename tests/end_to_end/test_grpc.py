@@ -70,7 +70,7 @@ def test_a_stream_of_frames_is_answered_in_order(stub, espresso) -> None:
     assert {answer.answer.predictions[0].label for answer in answers if answer.HasField("answer")} == {"espresso"}
 
 
-def test_sigterm_under_load_loses_no_call(profiled, serve_flags, espresso) -> None:
+def test_sigterm_under_load_loses_no_call(profiled, lean_flags, espresso) -> None:
     """Every call ends with an answer or with UNAVAILABLE, which a client sends elsewhere; then the process ends."""
     outcomes: Counter[str] = Counter()
     answered = threading.Semaphore(0)
@@ -87,7 +87,7 @@ def test_sigterm_under_load_loses_no_call(profiled, serve_flags, espresso) -> No
                     outcomes["OK"] += 1
                     answered.release()
 
-    with serving(*serve_flags, "--drain-notice-s", "0.3") as server:
+    with serving(*lean_flags, "--drain-notice-s", "0.3") as server:
         with grpc.insecure_channel(server.grpc_address) as channel:
             health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
             assert next(health).status == health_pb2.HealthCheckResponse.SERVING
@@ -107,11 +107,11 @@ def test_sigterm_under_load_loses_no_call(profiled, serve_flags, espresso) -> No
     assert not [line for line in server.log() if line["level"] in {"warning", "error"}]
 
 
-def test_tls_secures_both_ports(profiled, serve_flags, espresso, tmp_path) -> None:
+def test_tls_secures_both_ports(profiled, lean_flags, espresso, tmp_path) -> None:
     """With a client authority neither port serves a caller without a certificate, and both serve one that has it."""
     pki = make_pki(tmp_path)
     files = ("--tls-cert", pki.cert, "--tls-key", pki.key, "--tls-client-ca", pki.ca)
-    with serving(*serve_flags, *files) as server:
+    with serving(*lean_flags, *files) as server:
         assert server.url.startswith("https://")
         with (
             httpx.Client(base_url=server.url, verify=pki.trusting(), timeout=WAIT_S) as anybody,

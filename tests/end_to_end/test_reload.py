@@ -180,11 +180,11 @@ def test_signals_during_the_start_are_one_reload_after_it(store, tmp_path, espre
         server.close()
 
 
-def test_a_server_whose_terminal_is_closed_ends(profiled, serve_flags) -> None:
+def test_a_server_whose_terminal_is_closed_ends(profiled, lean_flags) -> None:
     """There SIGHUP means that nobody looks any more: the server drains as for Ctrl-C, and is not left behind."""
     screen, terminal = os.openpty()
     process = subprocess.Popen(
-        ["setsid", "--ctty", PHISERVE, "serve", "--port", "0", "--grpc", "off", *serve_flags],
+        ["setsid", "--ctty", PHISERVE, "serve", "--port", "0", "--grpc", "off", *lean_flags],
         stdin=terminal,
         stdout=subprocess.PIPE,
         stderr=terminal,

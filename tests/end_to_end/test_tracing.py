@@ -34,7 +34,7 @@ def geotagged(espresso) -> bytes:
     return written.getvalue()
 
 
-def test_the_last_spans_arrive_and_no_picture_with_them(profiled, serve_flags, geotagged) -> None:
+def test_the_last_spans_arrive_and_no_picture_with_them(profiled, lean_flags, geotagged) -> None:
     """Spans and log lines of both wires name the callers' traces, are there when it has ended, and hold no EXIF."""
     with otlp_receiver() as receiver:
         flags = (
@@ -47,7 +47,7 @@ def test_the_last_spans_arrive_and_no_picture_with_them(profiled, serve_flags, g
             "--log-level",
             "debug",
         )
-        with serving(*serve_flags, *flags) as server, grpc.insecure_channel(server.grpc_address) as channel:
+        with serving(*lean_flags, *flags) as server, grpc.insecure_channel(server.grpc_address) as channel:
             with client_of(server) as client:
                 assert client.get("/readyz").status_code == 200
                 answered = client.post("/classify", content=geotagged, headers={"traceparent": parent(HTTP_TRACE)})
@@ -84,12 +84,12 @@ def test_the_last_spans_arrive_and_no_picture_with_them(profiled, serve_flags, g
         assert "JFIF" not in told
 
 
-def test_a_receiver_that_is_down_holds_up_neither_answers_nor_the_end(profiled, serve_flags, espresso) -> None:
+def test_a_receiver_that_is_down_holds_up_neither_answers_nor_the_end(profiled, lean_flags, espresso) -> None:
     """Every request is answered, the process ends with 0, and its log says that spans were lost."""
     with socket.socket() as nobody:  # a port that is taken, at which nobody listens
         nobody.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        with serving(*serve_flags, "--tracing-endpoint", endpoint) as server, client_of(server) as client:
+        with serving(*lean_flags, "--tracing-endpoint", endpoint) as server, client_of(server) as client:
             for _ in range(3):
                 assert client.post("/classify", content=espresso).status_code == 200
             server.stop()
