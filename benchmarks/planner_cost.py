@@ -113,7 +113,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--quick", action="store_true", help="few situations, to see that it works; figures are rough")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", metavar="DIR")
     options = parser.parse_args(argv)
-    situations = 100 if options.quick else 2000
+    situations = 20 if options.quick else 2000
     costs = [measure(menu, queued, situations) for menu, queued in itertools.product(MENUS, QUEUES)]
     inside = itertools.product((False, True), request_cost.INSIDE)
     requests = [request_cost.measure(others, pinned=pinned, requests=situations) for pinned, others in inside]

@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
         catalogue = build(Path(folder))
         bytes_of = {name: entry.manifest.files["model.onnx"].size_bytes for name, entry in catalogue.entries.items()}
         pairs = [
-            measure(catalogue, member, threads, batch_size, 10 if options.quick else 200 // batch_size)
+            measure(catalogue, member, threads, batch_size, 3 if options.quick else 200 // batch_size)
             for member in MEMBERS
             for threads, batch_size in SHAPES
         ]
