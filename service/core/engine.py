@@ -140,6 +140,7 @@ class Engine:
         """The variant that an idle server would answer a typical photograph with, given `budget_ns`."""
         decode_ns = self._decode.cost_ns(_TYPICAL_PICTURE)
         with self._lock:
+            self._scheduler.refresh(self._clock.now_ns())
             return self._scheduler.idle_choice(budget_ns - decode_ns, DEFAULT_POLICY)
 
     async def infer(

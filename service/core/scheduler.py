@@ -140,10 +140,7 @@ class Scheduler:
 
         found = judge()
         if found is not None and not self._runs:
-            # Distrust of latencies fades with time, and a door that refuses everything must notice that.
-            self._latencies.refresh(ready_ns)
-            if self._delivery.refresh(ready_ns):
-                self._heed_deliveries()
+            self.refresh(ready_ns)  # a door that refuses everything must notice that distrust fades
             found = judge()
         if found is not None and self._runs:
             # Whoever is refused because of the load is part of it; else a full door would look like a quiet street.
@@ -362,6 +359,12 @@ class Scheduler:
         """The variants that a request with `slack_ns` left for its run may be served by, at the load there is."""
         waiting = len(self._queue) + self._admission.expected
         return self._planner.likely_variants(slack_ns - self._planner.overhead_ns, policy, waiting, now_ns)
+
+    def refresh(self, now_ns: int) -> None:
+        """Forecast by what is known at `now_ns`: distrust of latencies fades while nothing confirms it."""
+        self._latencies.refresh(now_ns)
+        if self._delivery.refresh(now_ns):
+            self._heed_deliveries()
 
     def idle_choice(self, budget_ns: int, policy: RoutingPolicy) -> str | None:
         """The variant an idle server would use for a request with `budget_ns` left for its run."""

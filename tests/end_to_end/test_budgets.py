@@ -120,11 +120,18 @@ def test_a_late_answer_is_given_to_those_who_want_one(client, espresso) -> None:
 
 
 def test_the_menu_says_what_each_budget_gets(client) -> None:
-    """In `/variants` the forecast never falls with the budget, and ample budgets get the most accurate variant."""
-    menu = client.get("/variants").json()
-    accuracy = {row["name"]: row["accuracy"]["top1"] for row in menu["variants"]} | {None: 0}
-    budgets = [row["budget_ms"] for row in menu["budgets"]]
-    forecast = [accuracy[row["variant"]] for row in menu["budgets"]]
-    assert budgets == sorted(budgets)
-    assert forecast == sorted(forecast)
-    assert menu["budgets"][-1]["variant"] == menu["variants"][0]["name"]
+    """In `/variants` the forecast never falls with the budget, and ample budgets get the most accurate variant.
+
+    What others did to the runs before is forgotten within seconds of the last.
+    """
+    ends_s = time.monotonic() + PATIENCE_S
+    while True:
+        menu = client.get("/variants").json()
+        accuracy = {row["name"]: row["accuracy"]["top1"] for row in menu["variants"]} | {None: 0}
+        budgets = [row["budget_ms"] for row in menu["budgets"]]
+        forecast = [accuracy[row["variant"]] for row in menu["budgets"]]
+        assert budgets == sorted(budgets)
+        assert forecast == sorted(forecast)
+        if menu["budgets"][-1]["variant"] == menu["variants"][0]["name"]:
+            return
+        assert time.monotonic() < ends_s, menu["budgets"]

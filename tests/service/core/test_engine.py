@@ -384,6 +384,20 @@ def test_drain_is_bounded_and_leaves_nobody_without_a_reply() -> None:
     run_in_fake_time(scenario())
 
 
+def test_the_menu_trusts_a_machine_again_that_was_slow() -> None:
+    """Nothing need run for it: a budget that slow runs ruled out is said to be enough once their distrust has faded."""
+
+    async def scenario() -> None:
+        engine = build_engine(workers=FakeWorkers(slowness=4))
+        for _ in range(4):
+            await infer(engine, b"A", options(10_000))
+        assert engine.choose_when_idle(52 * MS) != "large"
+        await asyncio.sleep(30)
+        assert engine.choose_when_idle(52 * MS) == "large"
+
+    run_in_fake_time(scenario())
+
+
 def test_the_menu_says_what_each_budget_would_get() -> None:
     """`choose_when_idle` and `variants` show the ladder of budgets and the profile they follow from."""
 
