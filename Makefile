@@ -91,8 +91,8 @@ image-test: $(dev_ready) ## Build the image, run it by engine, compose and manif
 sim: $(dev_ready) ## Simulate the scheduler over loads and seeds
 	@$(bin)/python -m tests.simulation
 
-bench: $(dev_ready) ## Measure; results go to benchmarks/results/ (BENCH="planner replay", TRACES=folder)
-	@$(bin)/python -m benchmarks $(BENCH) $(if $(TRACES),--traces $(TRACES))
+bench: $(dev_ready) ## Measure; results go to benchmarks/results/ (BENCH="planner replay", TRACES=, PHOTOGRAPHS=folder)
+	@$(bin)/python -m benchmarks $(BENCH) $(if $(TRACES),--traces $(TRACES)) $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS))
 
 proto: $(dev_ready) ## Make the stubs of proto/ anew, and check that no client breaks
 	@$(bin)/python proto/contract.py generate

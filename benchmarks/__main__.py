@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 BENCHMARKS = {
     "planner": ("benchmarks.planner_cost", "what one decision of the planner costs"),
-    "precision": ("benchmarks.precision", "what int8 gains over fp32, and what it loses"),
+    "precision": ("benchmarks.precision", "accuracy and latency of each variant, precision and provider"),
     "providers": ("benchmarks.providers", "an execution provider: batches, options, and the server on it"),
     "bound": ("benchmarks.bound", "the server beside a bare loop on the same cores"),
     "tracing": ("benchmarks.tracing_cost", "what spans and the access log cost a request"),
@@ -24,8 +24,8 @@ BENCHMARKS = {
 }
 """Name to (module with a `main(argv)`, what it measures)."""
 
-# Which benchmark understands which flag, for `make bench`, which hands all it was given to all that it runs.
-TAKES_TRACES = ("simulation", "autoscaling", "replay")
+# Which benchmarks understand a flag, for `make bench`, which hands all it was given to all that it runs.
+TAKEN_BY = {"--traces": ("simulation", "autoscaling", "replay"), "--photographs": ("precision",)}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -45,11 +45,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _understood(name: str, flags: Sequence[str]) -> list[str]:
-    """`flags` without `--traces DIR` where traces mean nothing."""
-    if name in TAKES_TRACES or "--traces" not in flags:
-        return list(flags)
-    at = flags.index("--traces")
-    return [*flags[:at], *flags[at + 2 :]]
+    """`flags` without those that mean nothing to the benchmark, and their values."""
+    kept = list(flags)
+    for flag, takers in TAKEN_BY.items():
+        if name not in takers and flag in kept:
+            at = kept.index(flag)
+            del kept[at : at + 2]
+    return kept
 
 
 if __name__ == "__main__":

@@ -40,6 +40,11 @@ class _Noise:
         return self.source.load(architecture)
 
 
+def noise(member: str) -> WeightsSource:
+    """Seeded weights of `member`, routed by the figure of trained ones, and marked untrained."""
+    return _Noise(from_untrained(member, 0))
+
+
 def build(root: Path, members: Sequence[str]) -> Catalogue:
     """A store at `root` with each of `members` in fp32 and fp16.
 
@@ -48,7 +53,7 @@ def build(root: Path, members: Sequence[str]) -> Catalogue:
     """
     requests = []
     for member in members:
-        source = from_wheel(member) if member.startswith("lite") else _Noise(from_untrained(member, 0))
+        source = from_wheel(member) if member.startswith("lite") else noise(member)
         requests += [BuildRequest(member, source), BuildRequest(member + FP16, source, float_type="fp16")]
     build_store(root, requests)
     return Catalogue.open(root)

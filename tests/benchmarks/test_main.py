@@ -22,8 +22,8 @@ def test_help_lists_the_benchmarks(capsys):
     assert [name for name in command.BENCHMARKS if f"\n  {name} " not in listed] == []
 
 
-def test_traces_go_only_to_benchmarks_that_replay_them(tmp_path, monkeypatch):
-    """`make bench TRACES=…` runs the planner's benchmark too, which has no such flag."""
+def test_folders_go_only_to_benchmarks_that_read_them(tmp_path, monkeypatch):
+    """`make bench TRACES=… PHOTOGRAPHS=…` runs the planner's benchmark too, which has no such flags."""
     monkeypatch.setattr(planner_cost, "QUEUES", (1,))
-    command.main(["planner", "--traces", "somewhere", "--quick", "--results", str(tmp_path)])
+    command.main(["planner", "--traces", "a", "--quick", "--photographs", "b", "--results", str(tmp_path)])
     assert (tmp_path / "planner_cost.md").exists()
