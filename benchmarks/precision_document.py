@@ -117,6 +117,7 @@ def document(
         f"{judged} Latencies are medians of runs in turns. Beside fp32: how many times faster than the member's fp32 "
         "on the CPU provider in the same rounds, the median over tenths of them, with the lowest and highest.\n\n"
         f"{table((*header, 'beside fp32', 'front'), rows)}\n\n"
+        + ("![Accuracy over latency](precision.svg)\n\n" if photographs else "")
         + _notes(catalogue, ways, photographs)
         + _committed(catalogue)
     )

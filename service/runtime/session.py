@@ -2,7 +2,8 @@
 
 A `Session` is one variant's graph at one thread width. It takes and gives arrays and refuses any other shape or
 type than its own. It is safe to run from several threads at once: with one thread a run happens wholly on the
-calling thread. So all workers share one session per (variant, thread width).
+calling thread. So all workers share one session per (variant, thread width). OpenVINO runs on threads of its own: its
+sessions are told how many runs go on side by side.
 
 Sessions of one variant at two widths do not share weights: the Python API can hand in common initialisers, but
 the CPU provider copies each into its own blocked layout, so the common copy came on top (measured: 32 MiB of
