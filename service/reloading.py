@@ -10,24 +10,20 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Protocol
 
 from model_store.catalogue import StoreError
 from service.core.engine import Engine, Readiness
 from service.core.generation import Reloaded
 from service.errors import NotReady, StoreRefused
 from service.runtime.session import SessionError
+from service.side_thread import AbandonedError, Pace, SideThreads
 from service.store_loading import LoadedStore, Progress, UnservableError
 
 logger = logging.getLogger(__name__)
 
 NS_PER_S = 1_000_000_000
-
-REST_S_MAX = 10.0
-"""Rest for no longer after one piece of work, so that a graph which takes seconds to load does not take minutes."""
-
-Result = TypeVar("Result")
 
 
 class Loader(Protocol):
@@ -50,10 +46,6 @@ class ReloadInstrument(Protocol):
         ...
 
 
-class _Abandoned(BaseException):
-    """The server drains: nobody needs what is being loaded."""
-
-
 class Reloader:
     """Holds the version that is served. All methods but `close` are for the event loop's thread."""
 
@@ -74,7 +66,7 @@ class Reloader:
         self._instrument = instrument
         self._core_share = core_share
         self._stopped = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._threads = SideThreads("reload")
         self._turn = asyncio.Lock()
         self._next: asyncio.Task[Reloaded] | None = None
         instrument.store_loaded(loaded.generation.version, _top1(loaded))
@@ -94,10 +86,9 @@ class Reloader:
         """End a reload under way, and all workers; False if something still runs after `timeout_ns`."""
         self._stopped.set()
         ends_s = time.monotonic() + timeout_ns / NS_PER_S
-        for thread in self._threads:
-            thread.join(max(0.0, ends_s - time.monotonic()))
+        idle = self._threads.join(ends_s)
         ended = [loaded.close(max(0, round((ends_s - time.monotonic()) * NS_PER_S))) for loaded in self._open]
-        return all(ended) and not any(thread.is_alive() for thread in self._threads)
+        return all(ended) and idle
 
     async def _in_turn(self) -> Reloaded:
         async with self._turn:
@@ -118,11 +109,10 @@ class Reloader:
     async def _reload(self, began_ns: int) -> Reloaded:
         before = self._loaded
         self._check_ready()
-        pace = _Pace(self._stopped, self._core_share)
         try:
-            loaded = await self._in_thread(lambda: self._loader.load_beside(before, pace))
-        except NotReady:
-            raise
+            loaded = await self._threads.run(lambda: self._load_beside(before))
+        except AbandonedError:
+            raise NotReady("the server began to drain, so the store was not reloaded") from None
         except (StoreError, SessionError, UnservableError) as error:
             raise StoreRefused(str(error)) from error
         except Exception as error:
@@ -135,7 +125,7 @@ class Reloader:
             self._open.append(loaded)
             self._instrument.store_loaded(loaded.generation.version, _top1(loaded))
             await retired
-            await self._in_thread(before.close)
+            await self._threads.run(before.close)
             self._open.remove(before)
         now = self._loaded.generation
         names = tuple(status.variant.name for status in now.statuses() if status.routable)
@@ -157,54 +147,15 @@ class Reloader:
         try:
             self._check_ready()
         except NotReady:
-            await self._in_thread(loaded.close)
+            await self._threads.run(loaded.close)
             raise
 
-    async def _in_thread(self, work: Callable[[], Result]) -> Result:
-        """The result of `work` on a thread of its own: a daemon, so that it cannot keep the process alive."""
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Future[Result] = loop.create_future()
-
-        def settle(result: Result | None, error: BaseException | None) -> None:
-            if not ended.done():
-                ended.set_exception(error) if error is not None else ended.set_result(result)  # type: ignore[arg-type]
-
-        def run() -> None:
-            result: Result | None = None
-            error: BaseException | None = None
-            try:
-                result = work()
-            except _Abandoned:
-                error = NotReady("the server began to drain, so the store was not reloaded")
-            except BaseException as raised:  # noqa: BLE001  handed to whoever waits
-                error = raised
-            try:
-                loop.call_soon_threadsafe(settle, result, error)
-            except RuntimeError:
-                logger.info("the server ended during a reload")  # and its loop with it
-
-        thread = threading.Thread(target=run, name="reload", daemon=True)
-        self._threads = [*filter(threading.Thread.is_alive, self._threads), thread]
-        thread.start()
-        return await ended
+    def _load_beside(self, before: LoadedStore) -> LoadedStore | None:
+        pace = Pace(self._stopped, self._core_share)
+        return self._loader.load_beside(before, lambda _stage, _done, _total: pace())
 
 
 def _top1(loaded: LoadedStore) -> dict[str, float | None]:
     """The accuracy of each variant that requests can be routed to, in percent, where it is known."""
-    known = {choice.variant.name: choice.variant.top1 for choice in loaded.generation.menu.choices}
-    return {name: known.get(name) for name in loaded.entries}
-
-
-class _Pace:
-    """A `Progress` that rests after each piece of work, since whoever is served needs the cores."""
-
-    def __init__(self, stopped: threading.Event, core_share: float) -> None:
-        self._stopped = stopped
-        self._rest = 1 / core_share - 1  # for so many times as long as each piece of work took
-        self._began_s = time.monotonic()
-
-    def __call__(self, _stage: str, _done: int, _total: int) -> None:
-        worked_s = time.monotonic() - self._began_s
-        if self._stopped.wait(min(worked_s * self._rest, REST_S_MAX)):
-            raise _Abandoned
-        self._began_s = time.monotonic()
+    served = loaded.generation.served
+    return {name: served[name].manifest.variant.top1 for name in loaded.entries}
