@@ -21,6 +21,7 @@ from service.runtime import profile_cache
 from service.runtime.calibration import MODEL_FILE
 from service.runtime.carried_profile import Known, carry_over
 from service.runtime.precisions import refusal
+from service.runtime.process_memory import give_back
 from service.runtime.providers import GPU_BATCH_STEP, Provider, batch_sizes_up_to
 from service.runtime.session import Session, SessionKey, open_sessions
 from service.runtime.worker_pool import WorkerPool
@@ -76,7 +77,9 @@ def plan_machine(settings: Settings, cores: int, provider: Provider) -> Machine:
     """
     if provider.on_cpu:
         workers = settings.workers or cores
-        sizes = batch_sizes_up_to(settings.batch_size_max or CPU_BATCH_SIZE_MAX)
+        # What a batch takes while it runs counts under a limit, and on a CPU batches save next to nothing.
+        usual = 1 if settings.memory_limit_mib else CPU_BATCH_SIZE_MAX
+        sizes = batch_sizes_up_to(settings.batch_size_max or usual)
         return Machine(provider, workers, tuple(sorted({1, min(workers, cores)})), sizes, settings.resize_threads)
     sizes = batch_sizes_up_to(settings.batch_size_max or GPU_BATCH_SIZE_MAX, GPU_BATCH_STEP)
     return Machine(provider, settings.workers or 1, (1,), sizes, settings.resize_threads or max(1, cores // 2))
@@ -98,10 +101,14 @@ class StoreLoader:
             UnservableError: nothing may be served.
             StoreError, SessionError: a damaged store, or a graph that cannot be loaded.
         """
-        found = _find(self._settings, self._machine.provider)
-        entries = _routable(self._settings, found)
+        found = find_entries(self._settings, self._machine.provider)
+        entries = routable_of(self._settings, found)
         workers = self._open_workers(entries, progress)
         profile = self._profile(entries, workers, progress)
+        if self._machine.provider.on_cpu:
+            # Large batches were timed, and are not planned on a CPU: what they took would be kept for nothing.
+            next(iter(workers.sessions.values())).shrink_arena()
+            give_back()
         return _warmed(found, entries, workers, profile, progress)
 
     def load_beside(self, current: LoadedStore, progress: Progress) -> LoadedStore | None:
@@ -113,9 +120,9 @@ class StoreLoader:
             UnservableError, StoreError, SessionError: as `load`; nothing is left of what was loaded.
             Exception: whatever a run raised.
         """
-        found = _find(self._settings, self._machine.provider)
-        entries = _routable(self._settings, found)
-        if _version(found) == current.generation.version:
+        found = find_entries(self._settings, self._machine.provider)
+        entries = routable_of(self._settings, found)
+        if version_of(found) == current.generation.version:
             return None
         kept = _kept(current, entries)
         workers = self._open_workers(entries, progress, kept)
@@ -138,7 +145,7 @@ class StoreLoader:
             profile = self._profile(entries, workers, progress, force=force)
         finally:
             workers.close(NS_PER_S)
-        return profile, Menu(_choices(entries, profile), known=entries)
+        return profile, Menu(choices_of(entries, profile), known=entries)
 
     def _open_workers(
         self,
@@ -232,7 +239,7 @@ def _warmed(
     *,
     kept: Collection[SessionKey] = (),
 ) -> LoadedStore:
-    menu = Menu(_choices(entries, profile), known=found)
+    menu = Menu(choices_of(entries, profile), known=found)
     # Only what can be planned is warmed: where batches save nothing that is batch size 1. And what is warm already is
     # not, unless that is all there is: each worker has a buffer to touch.
     sizes = {(choice.variant.name, choice.threads): choice.batch_sizes for choice in menu.choices}
@@ -241,10 +248,10 @@ def _warmed(
     served = {
         name: ServedVariant(entry.manifest, entry.labels, routable=name in entries) for name, entry in found.items()
     }
-    return LoadedStore(Generation(_version(found), menu, served, profile, workers), entries, workers)
+    return LoadedStore(Generation(version_of(found), menu, served, profile, workers), entries, workers)
 
 
-def _version(found: Mapping[str, CatalogueEntry]) -> str:
+def version_of(found: Mapping[str, CatalogueEntry]) -> str:
     """Names the content: graphs and labels by their digests, and what the manifests say of them."""
     digest = hashlib.sha256()
     for name in sorted(found):
@@ -252,7 +259,7 @@ def _version(found: Mapping[str, CatalogueEntry]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _find(settings: Settings, provider: Provider | None) -> Mapping[str, CatalogueEntry]:
+def find_entries(settings: Settings, provider: Provider | None) -> Mapping[str, CatalogueEntry]:
     """The variants that were asked for, or all that `provider` can compute here; whatever it can with None."""
     found = Catalogue.open(settings.store, only=settings.variants or None).entries
     if not found:
@@ -278,10 +285,10 @@ def routable_entries(settings: Settings) -> Mapping[str, CatalogueEntry]:
     Raises:
         UnservableError, StoreError: nothing, or a damaged store.
     """
-    return _routable(settings, _find(settings, None))
+    return routable_of(settings, find_entries(settings, None))
 
 
-def _routable(settings: Settings, found: Mapping[str, CatalogueEntry]) -> Mapping[str, CatalogueEntry]:
+def routable_of(settings: Settings, found: Mapping[str, CatalogueEntry]) -> Mapping[str, CatalogueEntry]:
     """Those of `found` that may answer: not the untrained ones, unless the operator said so."""
     if settings.allow_untrained:
         return found
@@ -299,7 +306,7 @@ def _routable(settings: Settings, found: Mapping[str, CatalogueEntry]) -> Mappin
     return trained
 
 
-def _choices(entries: Mapping[str, CatalogueEntry], profile: MachineProfile) -> list[Choice]:
+def choices_of(entries: Mapping[str, CatalogueEntry], profile: MachineProfile) -> list[Choice]:
     """The menu's rows. Variants without a known accuracy rank by size, below every one that has one."""
     largest = max(entry.manifest.parameters for entry in entries.values())
     return [
