@@ -64,7 +64,7 @@ def load_or_calibrate(
     profile = calibrate(
         pool, entries, batch_sizes=batch_sizes, thread_widths=thread_widths, clock=clock, progress=progress
     )
-    _write(path, profile)
+    write_whole(path, profile.to_json())
     return profile
 
 
@@ -76,10 +76,23 @@ def what_is_wanted(
     thread_widths: Sequence[int],
 ) -> Wanted:
     """What a profile of `entries`, run by `pool` on this machine, must be of."""
+    runtime = next(iter(pool.sessions.values())).runtime
+    return wanted_of(runtime, pool.count, entries, batch_sizes=batch_sizes, thread_widths=thread_widths)
+
+
+def wanted_of(
+    runtime: str,
+    workers: int,
+    entries: Mapping[str, CatalogueEntry],
+    *,
+    batch_sizes: Sequence[int],
+    thread_widths: Sequence[int],
+) -> Wanted:
+    """The same for `workers` whose sessions say that they are run by `runtime`."""
     return Wanted(
         machine=machine_name(),
-        runtime=next(iter(pool.sessions.values())).runtime,
-        workers=pool.count,
+        runtime=runtime,
+        workers=workers,
         model_sha256={name: entry.manifest.files[MODEL_FILE].sha256 for name, entry in entries.items()},
         batch_sizes=tuple(batch_sizes),
         thread_widths=tuple(thread_widths),
@@ -128,7 +141,7 @@ def why_stale(profile: MachineProfile, wanted: Wanted) -> str | None:
 def _covers(latency: LatencyProfile, batch_sizes: tuple[int, ...]) -> bool:
     """Whether all `batch_sizes` were timed, or all until they took too long to be of use."""
     sizes = tuple(point.batch_size for point in latency.points)
-    if sizes == batch_sizes:
+    if sizes[: len(batch_sizes)] == batch_sizes:
         return True
     if sizes != batch_sizes[: len(sizes)] or len(sizes) > len(batch_sizes):
         return False
@@ -143,11 +156,17 @@ def _restricted(profile: MachineProfile, wanted: Wanted) -> MachineProfile:
         profile,
         model_sha256=dict(wanted.model_sha256),
         latencies=tuple(
-            latency
+            _up_to(latency, wanted.batch_sizes[-1])
             for latency in profile.latencies
             if latency.variant in wanted.model_sha256 and latency.threads in wanted.thread_widths
         ),
     )
+
+
+def _up_to(latency: LatencyProfile, batch_size_max: int) -> LatencyProfile:
+    """Without the larger batches, for which no worker has room."""
+    points = tuple(point for point in latency.points if point.batch_size <= batch_size_max)
+    return dataclasses.replace(latency, points=points)
 
 
 def _read(path: Path) -> MachineProfile | str:
@@ -160,13 +179,16 @@ def _read(path: Path) -> MachineProfile | str:
         return f"the cached profile cannot be used ({error})"
 
 
-def _write(path: Path, profile: MachineProfile) -> None:
-    """Replace the file in one step: readers see the old profile or the new one, never half of one."""
+def write_whole(path: Path, text: str) -> None:
+    """Replace the file in one step: readers see the old profile or the new one, never half of one.
+
+    Where that cannot be done a warning is logged, and the next start measures again.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
             try:
-                file.write(profile.to_json())
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
                 Path(file.name).replace(path)

@@ -52,12 +52,14 @@ class Worker:
         batch_size_max: int,
         clock: Clock,
         helpers: Executor | None = None,
+        *,
+        resolution_max: int = 0,
     ) -> None:
-        """`sessions` may be shared with other workers; `batch_size_max` sizes the buffer.
+        """`sessions` may be shared with other workers; `batch_size_max` and `resolution_max` size the buffer.
 
         With `helpers`, which may be shared too, the pictures of a batch are cropped and resized side by side.
         """
-        side = max(session.variant.resolution for session in sessions.values())
+        side = max(resolution_max, *(session.variant.resolution for session in sessions.values()))
         # One buffer serves every variant, since one plan runs at a time: the largest, seen in the variant's shape.
         self._buffer = np.zeros(batch_size_max * side * side * 3, np.uint8)
         if any(session.provider.fixed_batches for session in sessions.values()):

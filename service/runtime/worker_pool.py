@@ -33,10 +33,12 @@ class WorkerPool:
         *,
         clock: Clock | None = None,
         helpers: int = 0,
+        resolution_max: int = 0,
     ) -> None:
         """Start `count` workers, each with room for `batch_size_max` pictures of the largest variant.
 
-        `helpers` are threads that crop and resize for all workers; without, each does it alone.
+        `sessions` may change later, up to variants of `resolution_max`, but not those that are running. `helpers` are
+        threads that crop and resize for all workers; without, each does it alone.
 
         Raises:
             ValueError: no workers, no sessions or no room.
@@ -50,7 +52,11 @@ class WorkerPool:
         self.sessions = sessions
         self.batch_size_max = batch_size_max
         self._helpers = ThreadPoolExecutor(helpers, "resize") if helpers else None
-        self._workers = [Worker(index, sessions, batch_size_max, self.clock, self._helpers) for index in range(count)]
+        side = max(resolution_max, *(session.variant.resolution for session in sessions.values()))
+        self._workers = [
+            Worker(index, sessions, batch_size_max, self.clock, self._helpers, resolution_max=side)
+            for index in range(count)
+        ]
 
     @property
     def count(self) -> int:
