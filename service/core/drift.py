@@ -101,8 +101,16 @@ class LatencyModel:
         self._compared_ns = dict.fromkeys(self._choices, 0)
 
     def over(self, menu: Menu) -> LatencyModel:
-        """A model of another menu on the same machine. Both may be told of runs, each of its own."""
-        return LatencyModel(menu, self._machine)
+        """A model of another menu on the same machine. Both may be told of runs, each of its own.
+
+        How choices compare goes on where they go by the same profile.
+        """
+        model = LatencyModel(menu, self._machine)
+        for key, choice in model._choices.items():
+            before = self._choices.get(key)
+            if before is not None and before.profile is choice.profile:
+                model._relative[key], model._compared_ns[key] = self._relative[key], self._compared_ns[key]
+        return model
 
     def run_took(self, key: tuple[str, int], batch_size: int, took_ns: int, now_ns: int) -> None:
         """A run of the choice `key` (variant, threads) with `batch_size` images took `took_ns`."""

@@ -108,10 +108,11 @@ class Choice:
 class Menu:
     """All choices, and which of them a request's policy allows.
 
-    `known` are all variants of the store; those missing from `choices` exist but may not be routed to.
+    `known` are all variants of the store; those missing from `choices` exist but may not be routed to. `unloaded` are
+    those of them that memory has no room for now.
     """
 
-    def __init__(self, choices: Iterable[Choice], known: Collection[str] = ()) -> None:
+    def __init__(self, choices: Iterable[Choice], known: Collection[str] = (), unloaded: Collection[str] = ()) -> None:
         """Order the choices: most accurate first, then fastest."""
         self.choices = tuple(sorted(choices, key=lambda choice: (-choice.accuracy, choice.alone_ns)))
         if not self.choices:
@@ -121,6 +122,7 @@ class Menu:
                 alone = [c.alone_ns * c.threads for c in self.choices if c.variant.name == choice.variant.name]
                 choice.keep_batches_below(min(alone))
         self._known = frozenset(known)
+        self.unloaded = frozenset(unloaded)
         self._cheapest: Choice | None = None
         self._cheapest_at: dict[int, Choice] = {}
         self._fastest_by_width: tuple[tuple[int, int], ...] | None = None
@@ -150,6 +152,21 @@ class Menu:
             return False
         return True
 
+    def batch_sizes_by_variant(self) -> dict[str, tuple[int, ...]]:
+        """Of each variant all sizes that may be planned, at whatever thread width."""
+        sizes: dict[str, set[int]] = {}
+        for choice in self.choices:
+            sizes.setdefault(choice.variant.name, set()).update(choice.batch_sizes)
+        return {name: tuple(sorted(found)) for name, found in sizes.items()}
+
+    def keeps(self, policies: Iterable[RoutingPolicy], before: Menu) -> bool:
+        """Whether all that `before` allowed `policies` is kept: something for each, by a run that is no slower."""
+        return all(
+            self.allows(policy) and self.fastest_ns(policy) <= before.fastest_ns(policy)
+            for policy in policies
+            if before.allows(policy)
+        )
+
     def _select(self, policy: RoutingPolicy) -> tuple[Choice, ...]:
         chosen = self.choices
         if policy.variant is not None:
@@ -167,6 +184,8 @@ class Menu:
 
     def _why_not(self, name: str) -> str:
         names = ", ".join(sorted({choice.variant.name for choice in self.choices}))
+        if name in self.unloaded:
+            return f"variant {name!r} does not fit into the memory that this server may take; try one of {names}"
         if name in self._known:
             return f"variant {name!r} is untrained, which this server was not told to serve; try one of {names}"
         return f"no variant {name!r}; try one of {names}"
