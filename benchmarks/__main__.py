@@ -19,6 +19,7 @@ BENCHMARKS = {
     "budgets": ("benchmarks.budgets", "mixed budgets in overload, beside other people's servers"),
     "growth": ("benchmarks.growth", "callers, picture sizes and queues from few to many"),
     "memory": ("benchmarks.memory", "what a variant and a request that waits hold"),
+    "memory_limit": ("benchmarks.memory_limit", "what is resident under a limit, and what a load does to others"),
     "soak": ("benchmarks.soak", "ten minutes of mixed traffic: does memory stay flat"),
     "peers": ("benchmarks.peers.comparison", "other people's servers under the same load"),
 }
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     if "--help" in flags and not names:
         print(__doc__)
         for name, (_, what) in BENCHMARKS.items():
-            print(f"  {name:<11} {what} (python -m benchmarks {name} --help)")
+            print(f"  {name:<12} {what} (python -m benchmarks {name} --help)")
         return
     if flags and not flags[0].startswith("-"):
         sys.exit(f"no benchmark {flags[0]!r}; there are {', '.join(BENCHMARKS)}")
