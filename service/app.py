@@ -32,6 +32,7 @@ from service.core.tally import Tally
 from service.frontends.admin_rest import TokenError, TokenFile
 from service.fronts import build_fronts
 from service.http_server import ListenError, loop_factory
+from service.limited_loading import LimitedLoader, LimitedStore
 from service.provider_choice import choose_provider
 from service.reloading import Reloader
 from service.runtime.decode import PillowDecoder
@@ -42,6 +43,7 @@ from service.settings import Settings, access_log_share
 from service.store_loading import LoadedStore, Machine, Progress, StoreLoader, UnservableError, plan_machine
 from service.telemetry.observers import Observers, TracingError, build_observers
 from service.tls import TlsError
+from service.variant_keeper import DemandRecorder, VariantKeeper
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +71,13 @@ class Server:
 
     settings: Settings
     engine: Engine
-    loader: StoreLoader
+    loader: StoreLoader | LimitedLoader
     loaded: LoadedStore
     decoder: PillowDecoder
     observers: Observers
     tally: Tally
+    limited: LimitedStore | None = None
+    demand: DemandRecorder | None = None
 
 
 def build_server(settings: Settings, progress: Progress) -> Server:
@@ -86,10 +90,13 @@ def build_server(settings: Settings, progress: Progress) -> Server:
     clock = MonotonicClock()
     with _start_errors():
         machine = plan_machine(settings, cores, choose_provider(settings, cores, available_providers(), clock))
-    loader = StoreLoader(settings, machine, clock)
+    limits_memory = bool(settings.memory_limit_mib)
+    loader = (LimitedLoader if limits_memory else StoreLoader)(settings, machine, clock)
     with _start_errors():
         observers, tally = _observers(settings, clock), Tally(clock)
-        loaded = loader.load(progress)
+        ready = loader.load(progress)
+    limited, loaded = (ready, ready.loaded) if isinstance(ready, LimitedStore) else (None, ready)
+    demand = DemandRecorder() if limited else None
     # On a CPU the workers need the cores that decoding takes: as many threads as cores would only make both slower.
     spare = max(1, cores // 2) if machine.provider.on_cpu else cores
     decoder = PillowDecoder(settings.decode_threads or spare, settings.admitted_max, settings.image_pixels_max)
@@ -98,7 +105,7 @@ def build_server(settings: Settings, progress: Progress) -> Server:
         generation=loaded.generation,
         decoder=decoder,
         clock=clock,
-        instrument=Instruments(*observers.instruments, tally),
+        instrument=Instruments(*observers.instruments, tally, *([demand] if demand else [])),
         settings=EngineSettings(
             budget_ns_default=round(settings.budget_ms_default * NS_PER_MS),
             budget_ns_max=round(settings.budget_ms_max * NS_PER_MS),
@@ -108,7 +115,7 @@ def build_server(settings: Settings, progress: Progress) -> Server:
             queue_bytes_max=settings.queue_bytes_max,
         ),
     )
-    return Server(settings, engine, loader, loaded, decoder, observers, tally)
+    return Server(settings, engine, loader, loaded, decoder, observers, tally, limited, demand)
 
 
 def _observers(settings: Settings, clock: MonotonicClock) -> Observers:
@@ -180,7 +187,20 @@ def run_server(server: Server, ports: Ports, announce: Announce) -> bool:
         core_share=server.settings.reload_core_share,
     )
 
+    keepers: list[VariantKeeper] = []
+
     async def run() -> None:
+        if server.limited is not None and server.demand is not None:
+            keepers.append(
+                VariantKeeper(
+                    server.engine,
+                    server.limited,
+                    server.observers.metrics.residency,
+                    core_share=server.settings.reload_core_share,
+                )
+            )
+            server.engine.load_on_demand(keepers[0])
+            server.demand.listener = keepers[0].asked
         fronts = build_fronts(
             server.settings, server.engine, server.observers, server.tally, ports, reload=reloader.reload
         )
@@ -192,7 +212,9 @@ def run_server(server: Server, ports: Ports, announce: Announce) -> bool:
         runner.run(run())
     server.observers.close(_LAST_SPANS_S)
     server.decoder.close()
-    return reloader.close(round(_LAST_RUNS_S * NS_PER_S))
+    last_runs_ns = round(_LAST_RUNS_S * NS_PER_S)
+    ended = [keeper.close(last_runs_ns) for keeper in keepers]
+    return reloader.close(last_runs_ns) and all(ended)
 
 
 def end_s_max(settings: Settings) -> float:

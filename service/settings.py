@@ -106,7 +106,17 @@ class Settings:
         ),
     ] = 0
     batch_size_max: Annotated[
-        int, Knob("Largest batch profiled and planned; 0: 8 on a CPU, where batches save little, 32 on a GPU.", 0, 256)
+        int, Knob("Largest batch profiled and planned; 0: 8 on a CPU (1 under a memory limit), 32 on a GPU.", 0, 256)
+    ] = 0
+    memory_limit_mib: Annotated[
+        int,
+        Knob(
+            "MiB of memory for the server and the variants it keeps loaded; others are loaded when they are worth it, "
+            "or named by a request whose budget covers that. Pictures that wait come on top, see --queue-bytes-max. 0: "
+            "all variants are loaded. On a CPU under Linux only.",
+            0,
+            1_048_576,
+        ),
     ] = 0
     queue_size_max: Annotated[
         int, Knob("Decoded requests that may wait; beyond it callers get 429. Bounds memory.", 1, 100_000)
@@ -178,8 +188,8 @@ class Settings:
     reload_core_share: Annotated[
         float,
         Knob(
-            "Share of one core that loading another version of the store takes from requests. Raise it where no budget "
-            "is close to what a request takes: a reload is over sooner.",
+            "Share of one core that loading another version of the store, or a variant that nobody waits for, takes "
+            "from requests. Raise it where no budget is close to what a request takes: it is over sooner.",
             0.01,
             1,
         ),

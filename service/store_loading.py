@@ -139,7 +139,7 @@ class StoreLoader:
         Raises:
             UnservableError, StoreError, SessionError: as `load`.
         """
-        entries = _routable(self._settings, _find(self._settings, self._machine.provider))
+        entries = routable_of(self._settings, find_entries(self._settings, self._machine.provider))
         workers = self._open_workers(entries, progress)
         try:
             profile = self._profile(entries, workers, progress, force=force)

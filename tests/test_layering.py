@@ -21,7 +21,13 @@ def rule(prefix: str, ours: set[str], third_party: set[str] = frozenset(), forbi
     RULES[prefix] = (set(ours), set(third_party), set(forbids))
 
 
-READ_SIDE = {"model_store.manifest", "model_store.latency_profile", "model_store.labels", "model_store.strict_json"}
+READ_SIDE = {
+    "model_store.footprint",
+    "model_store.labels",
+    "model_store.latency_profile",
+    "model_store.manifest",
+    "model_store.strict_json",
+}
 rule("model_store", {"model_store"})
 rule("model_store.weights", {"model_store"}, {"numpy"})
 rule("model_store.untrained_tensors", {"model_store"}, {"numpy"})
@@ -44,6 +50,7 @@ rule("service.configuration", {"service.settings"})
 rule("service.setting_options", {"service.configuration", "service.settings"}, {"typer"})
 rule("service.core", {"service.core", "service.errors"} | READ_SIDE, forbids=CORE_FORBIDS)
 rule("service.core.clock", set(), forbids=CORE_FORBIDS - {"time"})
+rule("service.core.absence", {"service.core"}, forbids=CORE_FORBIDS - {"asyncio"})
 rule("service.core.flight", {"service.core"} | READ_SIDE, forbids=CORE_FORBIDS - {"asyncio"})
 rule(
     "service.core.engine",
@@ -99,6 +106,7 @@ rule(
     | READ_SIDE,
 )
 rule("service.telemetry", {"service.telemetry", "service.core.instrument", "service.core.request"}, {"orjson"})
+rule("service.telemetry.residency_metrics", set(), {"prometheus_client"})
 rule("service.telemetry.error_kinds", {"service.errors"})
 TELEMETRY_OURS = {
     "service.telemetry",
@@ -139,8 +147,21 @@ rule(
 rule("service.store_loading", {"service.core", "service.runtime", "service.settings", "model_store"})
 rule(
     "service.reloading",
-    {"service.core", "service.errors", "service.runtime.session", "service.store_loading", "model_store.catalogue"},
+    {
+        "service.core",
+        "service.errors",
+        "service.runtime.session",
+        "service.side_thread",
+        "service.store_loading",
+        "model_store.catalogue",
+    },
 )
+rule("service.side_thread", set())
+rule(
+    "service.limited_loading",
+    {"service.core", "service.runtime", "service.settings", "service.store_loading", "model_store"},
+)
+rule("service.variant_keeper", {"service.core", "service.errors", "service.limited_loading", "service.side_thread"})
 rule("service.app", {"service", "model_store"})
 rule("service.tls", set())
 rule("service.http_server", {"service.frontends", "service.tls"}, {"starlette", "uvicorn", "uvloop"})

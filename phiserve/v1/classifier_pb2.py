@@ -25,33 +25,33 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cphiserve/v1/classifier.proto\x12\x0bphiserve.v1\x1a\x17google/rpc/status.proto\"\xf0\x01\n\x0f\x43lassifyRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x16\n\tbudget_ms\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12\x19\n\x0cmin_accuracy\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\ttarget_ms\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12$\n\x07on_miss\x18\x07 \x01(\x0e\x32\x13.phiserve.v1.OnMiss\x12\x10\n\x08priority\x18\x08 \x01(\rB\x0c\n\n_budget_msB\x0f\n\r_min_accuracyB\x0c\n\n_target_ms\"M\n\nPrediction\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04wnid\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\x12\x13\n\x0bprobability\x18\x04 \x01(\x01\"}\n\x07Variant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tprecision\x18\x02 \x01(\t\x12\x12\n\nresolution\x18\x03 \x01(\r\x12\x11\n\x04top1\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07trained\x18\x05 \x01(\x08\x12\x10\n\x08routable\x18\x06 \x01(\x08\x42\x07\n\x05_top1\"m\n\x07Timings\x12\x11\n\tdecode_ms\x18\x01 \x01(\x01\x12\x10\n\x08queue_ms\x18\x02 \x01(\x01\x12\x15\n\rpreprocess_ms\x18\x03 \x01(\x01\x12\x14\n\x0cinference_ms\x18\x04 \x01(\x01\x12\x10\n\x08total_ms\x18\x05 \x01(\x01\"\xe0\x01\n\x10\x43lassifyResponse\x12,\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x17.phiserve.v1.Prediction\x12%\n\x07variant\x18\x02 \x01(\x0b\x32\x14.phiserve.v1.Variant\x12\x11\n\tbudget_ms\x18\x03 \x01(\x01\x12\x12\n\nbudget_met\x18\x04 \x01(\x08\x12%\n\x07timings\x18\x05 \x01(\x0b\x32\x14.phiserve.v1.Timings\x12\x12\n\nbatch_size\x18\x06 \x01(\r\x12\x15\n\rdegraded_from\x18\x07 \x01(\t\"X\n\x15\x43lassifyStreamRequest\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.phiserve.v1.ClassifyRequest\"\x9c\x01\n\x16\x43lassifyStreamResponse\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12/\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x1d.phiserve.v1.ClassifyResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x0f\n\x07held_ms\x18\x04 \x01(\x01\x42\t\n\x07outcome\"\x15\n\x13ListVariantsRequest\">\n\x14ListVariantsResponse\x12&\n\x08variants\x18\x01 \x03(\x0b\x32\x14.phiserve.v1.Variant*G\n\x06OnMiss\x12\x17\n\x13ON_MISS_UNSPECIFIED\x10\x00\x12\x12\n\x0eON_MISS_REJECT\x10\x01\x12\x10\n\x0cON_MISS_LATE\x10\x02\x32\x89\x02\n\nClassifier\x12G\n\x08\x43lassify\x12\x1c.phiserve.v1.ClassifyRequest\x1a\x1d.phiserve.v1.ClassifyResponse\x12]\n\x0e\x43lassifyStream\x12\".phiserve.v1.ClassifyStreamRequest\x1a#.phiserve.v1.ClassifyStreamResponse(\x01\x30\x01\x12S\n\x0cListVariants\x12 .phiserve.v1.ListVariantsRequest\x1a!.phiserve.v1.ListVariantsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cphiserve/v1/classifier.proto\x12\x0bphiserve.v1\x1a\x17google/rpc/status.proto\"\xf0\x01\n\x0f\x43lassifyRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x16\n\tbudget_ms\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12\x19\n\x0cmin_accuracy\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\ttarget_ms\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12$\n\x07on_miss\x18\x07 \x01(\x0e\x32\x13.phiserve.v1.OnMiss\x12\x10\n\x08priority\x18\x08 \x01(\rB\x0c\n\n_budget_msB\x0f\n\r_min_accuracyB\x0c\n\n_target_ms\"M\n\nPrediction\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04wnid\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\x12\x13\n\x0bprobability\x18\x04 \x01(\x01\"\x8d\x01\n\x07Variant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tprecision\x18\x02 \x01(\t\x12\x12\n\nresolution\x18\x03 \x01(\r\x12\x11\n\x04top1\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07trained\x18\x05 \x01(\x08\x12\x10\n\x08routable\x18\x06 \x01(\x08\x12\x0e\n\x06loaded\x18\x07 \x01(\x08\x42\x07\n\x05_top1\"m\n\x07Timings\x12\x11\n\tdecode_ms\x18\x01 \x01(\x01\x12\x10\n\x08queue_ms\x18\x02 \x01(\x01\x12\x15\n\rpreprocess_ms\x18\x03 \x01(\x01\x12\x14\n\x0cinference_ms\x18\x04 \x01(\x01\x12\x10\n\x08total_ms\x18\x05 \x01(\x01\"\xe0\x01\n\x10\x43lassifyResponse\x12,\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x17.phiserve.v1.Prediction\x12%\n\x07variant\x18\x02 \x01(\x0b\x32\x14.phiserve.v1.Variant\x12\x11\n\tbudget_ms\x18\x03 \x01(\x01\x12\x12\n\nbudget_met\x18\x04 \x01(\x08\x12%\n\x07timings\x18\x05 \x01(\x0b\x32\x14.phiserve.v1.Timings\x12\x12\n\nbatch_size\x18\x06 \x01(\r\x12\x15\n\rdegraded_from\x18\x07 \x01(\t\"X\n\x15\x43lassifyStreamRequest\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.phiserve.v1.ClassifyRequest\"\x9c\x01\n\x16\x43lassifyStreamResponse\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12/\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x1d.phiserve.v1.ClassifyResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x0f\n\x07held_ms\x18\x04 \x01(\x01\x42\t\n\x07outcome\"\x15\n\x13ListVariantsRequest\">\n\x14ListVariantsResponse\x12&\n\x08variants\x18\x01 \x03(\x0b\x32\x14.phiserve.v1.Variant*G\n\x06OnMiss\x12\x17\n\x13ON_MISS_UNSPECIFIED\x10\x00\x12\x12\n\x0eON_MISS_REJECT\x10\x01\x12\x10\n\x0cON_MISS_LATE\x10\x02\x32\x89\x02\n\nClassifier\x12G\n\x08\x43lassify\x12\x1c.phiserve.v1.ClassifyRequest\x1a\x1d.phiserve.v1.ClassifyResponse\x12]\n\x0e\x43lassifyStream\x12\".phiserve.v1.ClassifyStreamRequest\x1a#.phiserve.v1.ClassifyStreamResponse(\x01\x30\x01\x12S\n\x0cListVariants\x12 .phiserve.v1.ListVariantsRequest\x1a!.phiserve.v1.ListVariantsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'phiserve.v1.classifier_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ONMISS']._serialized_start=1193
-  _globals['_ONMISS']._serialized_end=1264
+  _globals['_ONMISS']._serialized_start=1210
+  _globals['_ONMISS']._serialized_end=1281
   _globals['_CLASSIFYREQUEST']._serialized_start=71
   _globals['_CLASSIFYREQUEST']._serialized_end=311
   _globals['_PREDICTION']._serialized_start=313
   _globals['_PREDICTION']._serialized_end=390
-  _globals['_VARIANT']._serialized_start=392
-  _globals['_VARIANT']._serialized_end=517
-  _globals['_TIMINGS']._serialized_start=519
-  _globals['_TIMINGS']._serialized_end=628
-  _globals['_CLASSIFYRESPONSE']._serialized_start=631
-  _globals['_CLASSIFYRESPONSE']._serialized_end=855
-  _globals['_CLASSIFYSTREAMREQUEST']._serialized_start=857
-  _globals['_CLASSIFYSTREAMREQUEST']._serialized_end=945
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=948
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=1104
-  _globals['_LISTVARIANTSREQUEST']._serialized_start=1106
-  _globals['_LISTVARIANTSREQUEST']._serialized_end=1127
-  _globals['_LISTVARIANTSRESPONSE']._serialized_start=1129
-  _globals['_LISTVARIANTSRESPONSE']._serialized_end=1191
-  _globals['_CLASSIFIER']._serialized_start=1267
-  _globals['_CLASSIFIER']._serialized_end=1532
+  _globals['_VARIANT']._serialized_start=393
+  _globals['_VARIANT']._serialized_end=534
+  _globals['_TIMINGS']._serialized_start=536
+  _globals['_TIMINGS']._serialized_end=645
+  _globals['_CLASSIFYRESPONSE']._serialized_start=648
+  _globals['_CLASSIFYRESPONSE']._serialized_end=872
+  _globals['_CLASSIFYSTREAMREQUEST']._serialized_start=874
+  _globals['_CLASSIFYSTREAMREQUEST']._serialized_end=962
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=965
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=1121
+  _globals['_LISTVARIANTSREQUEST']._serialized_start=1123
+  _globals['_LISTVARIANTSREQUEST']._serialized_end=1144
+  _globals['_LISTVARIANTSRESPONSE']._serialized_start=1146
+  _globals['_LISTVARIANTSRESPONSE']._serialized_end=1208
+  _globals['_CLASSIFIER']._serialized_start=1284
+  _globals['_CLASSIFIER']._serialized_end=1549
 # @@protoc_insertion_point(module_scope)

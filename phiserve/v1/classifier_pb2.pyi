@@ -149,6 +149,7 @@ class Variant(_message.Message):
     TOP1_FIELD_NUMBER: _builtins.int
     TRAINED_FIELD_NUMBER: _builtins.int
     ROUTABLE_FIELD_NUMBER: _builtins.int
+    LOADED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Such as "lite0"."""
     precision: _builtins.str
@@ -161,6 +162,8 @@ class Variant(_message.Message):
     """False: seeded weights, whose predictions mean nothing."""
     routable: _builtins.bool
     """False: on the menu but not served, since it is untrained and the operator did not allow such."""
+    loaded: _builtins.bool
+    """False: memory has no room for it now, so only requests that name it, and wait for it to be loaded, get it."""
     def __init__(
         self,
         *,
@@ -170,10 +173,11 @@ class Variant(_message.Message):
         top1: _builtins.float | None = ...,
         trained: _builtins.bool = ...,
         routable: _builtins.bool = ...,
+        loaded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_top1", b"_top1", "top1", b"top1"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top1", b"_top1", "name", b"name", "precision", b"precision", "resolution", b"resolution", "routable", b"routable", "top1", b"top1", "trained", b"trained"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top1", b"_top1", "loaded", b"loaded", "name", b"name", "precision", b"precision", "resolution", b"resolution", "routable", b"routable", "top1", b"top1", "trained", b"trained"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__top1: _TypeAlias = _typing.Literal["top1"]  # noqa: Y015
     _WhichOneofArgType__top1: _TypeAlias = _typing.Literal["_top1", b"_top1"]  # noqa: Y015

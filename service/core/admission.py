@@ -12,7 +12,7 @@ than (sum of free times + W') / W.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from service.core.deadline_queue import DeadlineQueue
@@ -59,6 +59,7 @@ class Admission:
         self.overhead_ns = overhead_ns
         self._expected: list[int] = []
         self._deadline_by_id: dict[int, int] = {}
+        self._policy_by_id: dict[int, RoutingPolicy] = {}
         self._mean_cost_ns: float | None = None
 
     def adopt(self, menu: Menu) -> None:
@@ -72,10 +73,16 @@ class Admission:
         """Requests that passed the door and are not queued yet."""
         return len(self._expected)
 
+    @property
+    def policies(self) -> Iterable[RoutingPolicy]:
+        """Those of them."""
+        return self._policy_by_id.values()
+
     def expect(self, request_id: int, deadline_ns: int, policy: RoutingPolicy) -> None:
         """A request passed the door; it will be submitted, or forgotten."""
         bisect.insort(self._expected, deadline_ns)
         self._deadline_by_id[request_id] = deadline_ns
+        self._policy_by_id[request_id] = policy
         cost_ns = min(choice.core_ns_per_image for choice in self._menu.allowed(policy))
         before_ns = self._mean_cost_ns
         self._mean_cost_ns = cost_ns if before_ns is None else before_ns + (cost_ns - before_ns) * _COST_WEIGHT
@@ -84,6 +91,7 @@ class Admission:
         """The request is queued now, or gone. Forgetting one that was never expected does nothing."""
         deadline_ns = self._deadline_by_id.pop(request_id, None)
         if deadline_ns is not None:
+            del self._policy_by_id[request_id]
             del self._expected[bisect.bisect_left(self._expected, deadline_ns)]
 
     def due_by(self, deadline_ns: int) -> int:

@@ -12,20 +12,19 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeGuard
 
+from service.core.absence import presence
 from service.core.clock import Clock
-from service.core.door import DecodeCost, Door, EngineSettings, too_late
+from service.core.door import TRANSPORT_CORE_NS, TYPICAL_PICTURE, Admitted, DecodeCost, Door, EngineSettings, too_late
 from service.core.flight import Flight, Run, answer_of
 from service.core.generation import Generation, VariantStatus
 from service.core.instrument import Instrument
-from service.core.ports import DecodedImage, Decoder
+from service.core.ports import Absentees, DecodedImage, Decoder
 from service.core.request import (
     DEFAULT_POLICY,
     Classification,
-    ImageHeader,
     OnMiss,
     Picture,
     QueuedRequest,
@@ -48,18 +47,6 @@ class Readiness(StrEnum):
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """A request that has passed the door, for `Engine.answer`. Times by the engine's clock, in nanoseconds."""
-
-    image: Picture
-    header: ImageHeader
-    options: RequestOptions
-    received_ns: int
-    deadline_ns: int
-    client: str
 
 
 class Engine:
@@ -138,7 +125,7 @@ class Engine:
 
     def choose_when_idle(self, budget_ns: int) -> str | None:
         """The variant that an idle server would answer a typical photograph with, given `budget_ns`."""
-        decode_ns = self._decode.cost_ns(_TYPICAL_PICTURE)
+        decode_ns = self._decode.cost_ns(TYPICAL_PICTURE)
         with self._lock:
             self._scheduler.refresh(self._clock.now_ns())
             return self._scheduler.idle_choice(budget_ns - decode_ns, DEFAULT_POLICY)
@@ -184,13 +171,13 @@ class Engine:
         try:
             if not self._accepting:
                 raise NotReady(f"the server is {self.readiness}; ask /readyz and try again when it is ready")
-            header, deadline_ns = self._door.judge(image, options, received_ns, client)
+            admitted = self._door.judge(image, options, received_ns, client)
         except PhiserveError as error:
             self._instrument.request_failed(error, admitted=False, waited_ns=self.now_ns() - received_ns)
             raise
         self._instrument.request_admitted()
         self._door.enter(client)
-        return Admitted(image, header, options, received_ns, deadline_ns, client)
+        return admitted
 
     async def answer(self, admitted: Admitted) -> Classification:
         """The second half of `infer`.
@@ -217,9 +204,11 @@ class Engine:
 
     async def _serve(self, admitted: Admitted) -> Classification:
         options, received_ns, deadline_ns = admitted.options, admitted.received_ns, admitted.deadline_ns
+        while not self._generation.menu.allows(options.policy) and self._door.absentees is not None:
+            await presence(self._door, self._decode, self._door.absentees, admitted, self.now_ns())
         self._last_id += 1
         request = QueuedRequest(self._last_id, received_ns, deadline_ns, options.policy)
-        side_core_ns = self._decode.profiled_ns(admitted.header) + _TRANSPORT_CORE_NS
+        side_core_ns = self._decode.profiled_ns(admitted.header) + TRANSPORT_CORE_NS
         with self._lock:
             self._scheduler.expect(request.request_id, deadline_ns, options.policy, side_core_ns)
         try:
@@ -452,6 +441,25 @@ class Engine:
         if is_over:
             self._retiring.pop(generation).set_result(None)
 
+    def load_on_demand(self, absentees: Absentees) -> None:
+        """Have `absentees` load what a request may be answered by alone, while it waits for it."""
+        self._door.absentees = absentees
+
+    @property
+    def generation(self) -> Generation:
+        """What is served with now."""
+        return self._generation
+
+    def promised(self) -> list[RoutingPolicy]:
+        """What those are served by who wait, as they were admitted."""
+        with self._lock:
+            return self._scheduler.promised()
+
+    def price_per_core_ns(self) -> float:
+        """Top-1 points that a core-nanosecond is worth now."""
+        with self._lock:
+            return self._scheduler.price_per_core_ns(self.now_ns())
+
     def announce_drain(self) -> None:
         """Stop asking for traffic, but still serve what comes: load balancers take a while to notice."""
         self.readiness = Readiness.DRAINING
@@ -476,14 +484,6 @@ class Engine:
     def _check_drained(self) -> None:
         if not self._accepting and not self._door.inside and self._scheduler.is_empty:
             self._drained.set()
-
-
-# What `choose_when_idle` assumes of a picture: a 1080p photograph.
-_TYPICAL_PICTURE = ImageHeader("JPEG", 1920, 1080)
-
-# Core time a request takes in the front end and the event loop: measured on a loaded server as what its answers took
-# in all, minus decode and run.
-_TRANSPORT_CORE_NS = 1_000_000
 
 
 def _is_answer(action: Action) -> TypeGuard[Settle]:

@@ -29,12 +29,13 @@ class VariantStatus:
     """One row of the menu, as front ends show it.
 
     `routable` False: untrained, and the operator did not allow that. `latency_ns_by_batch`: thread width to
-    batch size to nanoseconds.
+    batch size to nanoseconds. `loaded` False: memory has no room for it now.
     """
 
     manifest: Manifest
     routable: bool
     latency_ns_by_batch: dict[int, dict[int, int]]
+    loaded: bool = True
 
     @property
     def variant(self) -> ModelVariant:
@@ -65,7 +66,12 @@ class Generation:
     def statuses(self) -> tuple[VariantStatus, ...]:
         """Every served variant, most accurate first."""
         rows = [
-            VariantStatus(served.manifest, served.routable, self._latencies(name))
+            VariantStatus(
+                served.manifest,
+                served.routable,
+                self._latencies(name),
+                loaded=served.routable and name not in self.menu.unloaded,
+            )
             for name, served in self.served.items()
         ]
         rows.sort(key=lambda row: (row.variant.top1 or 0.0, row.manifest.parameters), reverse=True)

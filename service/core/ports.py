@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from service.core.request import ImageHeader, Picture, Plan, RunResult
+from service.core.request import ImageHeader, Picture, Plan, RoutingPolicy, RunResult
 
 
 class DecodedImage(Protocol):
@@ -60,5 +60,29 @@ class WorkerPool(Protocol):
         """Hand the plan to `worker`, which must be idle, and return at once.
 
         `done` is called exactly once, on the worker's thread, with the result or with what was raised.
+        """
+        ...
+
+
+class Absentees(Protocol):
+    """Variants that are served and not loaded, where memory has no room for all. For the event loop's thread."""
+
+    def wait_ns(self, policy: RoutingPolicy, left_ns: int, now_ns: int) -> int | None:
+        """Nanoseconds until a variant that `policy` allows would be loaded and have run; None: none ever would be.
+
+        `left_ns`: what the request has left of its budget.
+
+        Raises:
+            Overloaded: there is no telling, since what would make room for it is promised to others.
+        """
+        ...
+
+    def bring_in(self, policy: RoutingPolicy) -> Awaitable[None]:
+        """Load such a variant now. Done when it is on the menu.
+
+        Raises (from the awaitable):
+            UnknownVariant: none ever will be.
+            Overloaded: what would make room for it is promised to others.
+            InferenceFailed: it could not be loaded.
         """
         ...

@@ -132,8 +132,7 @@ class Scheduler:
         free_at_ns = [ready_ns] * len(self._idle)
         for run in self._runs.values():
             free_at_ns.extend([run.free_at_ns] * len(run.workers))
-        backlog_ns = len(self._queue) * self._menu.cheapest.core_ns_per_image
-        price = self._planner.load.price_per_core_ns(ready_ns, backlog_ns)
+        price = self.price_per_core_ns(ready_ns)
 
         def judge() -> Infeasible | None:
             return self._admission.judge(deadline_ns, policy, ready_ns=ready_ns, free_at_ns=free_at_ns, price=price)
@@ -146,6 +145,16 @@ class Scheduler:
             # Whoever is refused because of the load is part of it; else a full door would look like a quiet street.
             self._planner.load.observe(deadline_ns - ready_ns, ready_ns)
         return found
+
+    def promised(self) -> list[RoutingPolicy]:
+        """The policies of all who have passed the door and wait for a run."""
+        waiting = [request.policy for request in (*self._queue, *self._late.values())]
+        return [*self._admission.policies, *waiting]
+
+    def price_per_core_ns(self, now_ns: int) -> float:
+        """Top-1 points that a core-nanosecond is worth now; 0.0 while capacity is plentiful."""
+        backlog_ns = len(self._queue) * self._menu.cheapest.core_ns_per_image
+        return self._planner.load.price_per_core_ns(now_ns, backlog_ns)
 
     def expect(self, request_id: int, deadline_ns: int, policy: RoutingPolicy, side_core_ns: int = 0) -> None:
         """The request passed the door and is being decoded; `submit` or `forget` follows.

@@ -65,7 +65,7 @@ def classify_response(classification: Classification, *, held_ns: int = 0) -> pb
             pb.Prediction(index=row.index, wnid=row.wnid or "", label=row.label, probability=row.probability)
             for row in classification.predictions
         ],
-        variant=_variant(classification.variant, routable=True),
+        variant=_variant(classification.variant, routable=True, loaded=True),
         budget_ms=classification.budget_ns / NS_PER_MS,
         budget_met=classification.budget_met and in_time,
         timings=pb.Timings(
@@ -82,10 +82,12 @@ def classify_response(classification: Classification, *, held_ns: int = 0) -> pb
 
 def list_response(rows: Iterable[VariantStatus]) -> pb.ListVariantsResponse:
     """The menu, in the order of `rows`."""
-    return pb.ListVariantsResponse(variants=[_variant(row.variant, routable=row.routable) for row in rows])
+    return pb.ListVariantsResponse(
+        variants=[_variant(row.variant, routable=row.routable, loaded=row.loaded) for row in rows]
+    )
 
 
-def _variant(variant: ModelVariant, *, routable: bool) -> pb.Variant:
+def _variant(variant: ModelVariant, *, routable: bool, loaded: bool) -> pb.Variant:
     return pb.Variant(
         name=variant.name,
         precision=variant.precision,
@@ -93,6 +95,7 @@ def _variant(variant: ModelVariant, *, routable: bool) -> pb.Variant:
         top1=variant.top1,
         trained=variant.trained,
         routable=routable,
+        loaded=loaded,
     )
 
 

@@ -46,6 +46,8 @@ VARIANT = TensorSpec("variant", BYTES, (-1,))
 
 INPUTS = (IMAGE, PIXELS)
 
+_UNLOADED = "memory has no room for it now; a request for it waits until it is loaded, if its budget covers that"
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -96,13 +98,19 @@ class Models:
 
     def is_ready(self, model: Model) -> bool:
         """Whether requests for `model` are asked for."""
-        return self.server_ready and model.unavailable is None
+        return self.server_ready and model.unavailable is None and not self._is_unloaded(model)
 
     def state(self, model: Model) -> tuple[str, str]:
         """The state of a repository index, READY or UNAVAILABLE, and why."""
         if self.is_ready(model):
             return "READY", ""
-        return "UNAVAILABLE", model.unavailable or f"the server is {self._engine.readiness.value}"
+        reason = model.unavailable or (
+            _UNLOADED if self.server_ready else f"the server is {self._engine.readiness.value}"
+        )
+        return "UNAVAILABLE", reason
+
+    def _is_unloaded(self, model: Model) -> bool:
+        return any(s.variant.name == model.variant and s.routable and not s.loaded for s in self._engine.variants())
 
 
 def _pinned(status: VariantStatus) -> Model:

@@ -88,6 +88,7 @@ def _menu_row(status: VariantStatus) -> dict[str, Any]:
         "class_count": variant.class_count,
         "trained": variant.trained,
         "routable": status.routable,
+        "loaded": status.loaded,
         "parameters": manifest.parameters,
         "flops": manifest.flops,
         "accuracy": {

@@ -129,6 +129,9 @@ class MenuRow(_Shape):
     class_count: int
     trained: bool
     routable: bool = Field(description="False: untrained, and this server was not told to serve such.")
+    loaded: bool = Field(
+        description="False: memory has no room now; requests that name it wait for it, or are told that it never fits."
+    )
     parameters: int
     flops: int
     accuracy: Accuracy

@@ -60,7 +60,9 @@ def measure(asked: Asked) -> Footprint:
 
 
 def _open(entry: CatalogueEntry, asked: Asked, widths: Sequence[int]) -> Mapping[SessionKey, Session]:
-    return open_sessions([entry], widths, Provider(asked.provider), batch_size_max=asked.batch_size_max)
+    return open_sessions(
+        [entry], widths, Provider(asked.provider), batch_size_max=asked.batch_size_max, workers=asked.workers
+    )
 
 
 def _map_libraries(entry: CatalogueEntry, asked: Asked) -> None:

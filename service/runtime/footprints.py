@@ -17,7 +17,6 @@ from pathlib import Path
 from model_store import strict_json
 from model_store.catalogue import CatalogueEntry
 from model_store.footprint import SCHEMA_VERSION, Footprint, FootprintError, MemoryProfile
-from service.runtime.calibration import MODEL_FILE
 from service.runtime.footprint_probe import Asked
 from service.runtime.profile_cache import PROFILES_FOLDER, Wanted, write_whole
 from service.runtime.providers import Provider
@@ -53,7 +52,7 @@ def load_or_measure(
         footprints={},
     )
     known = _read(path, nothing)
-    digests = {name: entry.manifest.files[MODEL_FILE].sha256 for name, entry in entries.items()}
+    digests = {name: entry.model_sha256 for name, entry in entries.items()}
     found = {name: known.footprints[name] for name in entries if known.model_sha256.get(name) == digests[name]}
     missing = [name for name in entries if name not in found]
     if not missing:

@@ -29,6 +29,7 @@ from service.core.instrument import Instrument
 from service.core.request import Classification, Plan, RunResult
 from service.errors import DeadlineExceeded, Overloaded, PhiserveError
 from service.telemetry.error_kinds import UNEXPECTED, kind_of
+from service.telemetry.residency_metrics import ResidencyMetrics
 
 NS_PER_S = 1_000_000_000
 
@@ -102,6 +103,7 @@ class PrometheusInstrument(Instrument):
         self._requests = _Requests(registry, exemplar)
         self._runs = _Runs(registry)
         self._store = _Store(registry)
+        self.residency = ResidencyMetrics(registry)
 
     def metrics_page(self, accept: str = "") -> tuple[bytes, str]:
         """See `render`."""

@@ -149,19 +149,20 @@ def served(menu: Menu) -> dict[str, ServedVariant]:
     return found
 
 
-def generation(menu: Menu, workers: FakeWorkers, version: str = "first") -> Generation:
-    """A loaded store of the variants of `menu`."""
+def generation(menu: Menu, workers: FakeWorkers, version: str = "first", *, store: Menu | None = None) -> Generation:
+    """A store of the variants of `store`, of which those of `menu` are loaded; None: they are all there are."""
+    of = store or menu
     profile = MachineProfile(
         schema_version=1,
         machine="fake",
         runtime="fake",
         workers=1,
         model_sha256={},
-        latencies=tuple(choice.profile for choice in menu.choices),
+        latencies=tuple(choice.profile for choice in of.choices),
         decode=StageCost(fixed_ns=1 * MS, per_megapixel_ns=0),
         overhead_ns=0,
     )
-    return Generation(version, menu, served(menu), profile, workers)
+    return Generation(version, menu, served(of), profile, workers)
 
 
 def build_engine(
@@ -176,12 +177,13 @@ def build_engine(
     admitted_max: int = 64,
     admitted_per_client_max: int = 64,
     queue_bytes_max: int = 2**30,
+    store: Menu | None = None,
 ) -> Engine:
     """The real engine and scheduler over fake decode and runs; ready."""
     menu = menu or cpu_menu()
     engine = Engine(
         scheduler=scheduler(menu, workers=worker_count, queue_size_max=queue_size_max),
-        generation=generation(menu, workers or FakeWorkers()),
+        generation=generation(menu, workers or FakeWorkers(), store=store),
         decoder=decoder or FakeDecoder(),
         clock=clock or LoopClock(),
         instrument=instrument or Instrument(),

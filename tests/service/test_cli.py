@@ -37,6 +37,7 @@ GIVEN = {
     "cuda_graphs": ("on", "on"),
     "resize_threads": ("3", 3),
     "batch_size_max": ("16", 16),
+    "memory_limit_mib": ("320", 320),
     "queue_size_max": ("64", 64),
     "queue_bytes_max": ("1048576", 1_048_576),
     "admitted_max": ("600", 600),

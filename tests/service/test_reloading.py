@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +14,7 @@ from service.core.engine import Engine
 from service.core.menu import Menu
 from service.core.request import RequestOptions
 from service.errors import NotReady, StoreRefused
-from service.reloading import REST_S_MAX, Reloader, _Pace
+from service.reloading import Reloader
 from service.store_loading import LoadedStore
 from tests.fakes.menus import choice
 from tests.fakes.runtime import FakeWorkers, build_engine, generation
@@ -228,21 +227,3 @@ def test_what_was_loaded_when_a_drain_began_is_let_go() -> None:
         assert (await scene.ask(), scene.heard.ended) == ("small", [])
 
     play(scenario)
-
-
-@pytest.mark.parametrize(("core_share", "rest_s"), [(1, 0.0), (0.5, 2.0), (0.25, 6.0), (0.01, REST_S_MAX)])
-def test_loading_takes_its_share_of_a_core(monkeypatch, core_share, rest_s) -> None:
-    """Two seconds of work are followed by the rest that makes them this share, within a bound; rests are no work."""
-    now_s, rests_s = [0.0], []
-
-    def rest(timeout_s: float) -> bool:
-        rests_s.append(timeout_s)
-        now_s[0] += timeout_s
-        return False
-
-    monkeypatch.setattr("service.reloading.time", SimpleNamespace(monotonic=lambda: now_s[0]))
-    pace = _Pace(SimpleNamespace(wait=rest), core_share)
-    for _ in range(2):
-        now_s[0] += 2.0
-        pace("loading", 0, 1)
-    assert rests_s == [rest_s, rest_s]

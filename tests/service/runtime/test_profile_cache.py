@@ -130,16 +130,24 @@ def test_a_broken_cache_is_measured_again_and_mended(text, load, tmp_path):
 
 def test_a_stale_cache_is_replaced(load):
     """Asked for other batch sizes the profile is measured again, with the reason, and then kept."""
-    load()
-    _, log = load(batch_sizes=(1,))
-    assert "was not timed at batch sizes [1]" in log
-    assert load(batch_sizes=(1,))[1] == ""
+    load(batch_sizes=(1,))
+    _, log = load(batch_sizes=(1, 2))
+    assert "was not timed at batch sizes [1, 2]" in log
+    assert load(batch_sizes=(1, 2))[1] == ""
+
+
+def test_smaller_batches_are_known_from_larger_ones(load):
+    """Asked for fewer sizes, those are given that were measured, and no larger batch for which there is no room."""
+    load(batch_sizes=(1, 2))
+    profile, log = load(batch_sizes=(1,))
+    assert log == ""
+    assert {latency.batch_size_limit for latency in profile.latencies} == {1}
 
 
 def test_nothing_but_the_profile_is_left_in_the_folder(load, tmp_path):
     """Writing is by replacement; no temporary file stays behind."""
-    load()
     load(batch_sizes=(1,))
+    load()
     assert [path.suffix for path in (tmp_path / "profiles").iterdir()] == [".json"]
 
 
