@@ -91,17 +91,25 @@ def test_an_exchange_knows_when_it_was_read() -> None:
 def test_a_silent_connection_is_closed_after_its_time() -> None:
     """After an answer a connection may be used again, and is closed by the server once it was silent for too long."""
 
-    async def run() -> tuple[bytes, bytes]:
-        server = HttpServer(echo, bind("127.0.0.1", 0), keepalive_s=1)
+    async def ask_twice(keepalive_s: int) -> tuple[bytes, bytes]:
+        server = HttpServer(echo, bind("127.0.0.1", 0), keepalive_s=keepalive_s)
         await server.start()
         reader, writer = await connect(server)
-        for body in (b"one.", b"two."):
-            writer.write(REQUEST + body)
-            answer = await read_answer(reader)
-        after = await asyncio.wait_for(reader.read(), 30)
-        writer.close()
-        await server.stop(5)
+        try:
+            for body in (b"one.", b"two."):
+                writer.write(REQUEST + body)
+                answer = await read_answer(reader)
+            after = await asyncio.wait_for(reader.read(), 30)
+        finally:
+            writer.close()
+            await server.stop(5)
         return answer, after
+
+    async def run() -> tuple[bytes, bytes]:
+        try:
+            return await ask_twice(1)
+        except (asyncio.IncompleteReadError, ConnectionError):  # a busy machine was silent for that long itself
+            return await ask_twice(10)
 
     answer, after = asyncio.run(run())
     assert answer.endswith(b"\r\n\r\ntwo.")
