@@ -24,6 +24,14 @@ def lite_store(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def lite0_store(tmp_path_factory) -> Path:
+    """A store of one variant, without a profile, that tests may copy and change."""
+    store = tmp_path_factory.mktemp("lite0") / "store"
+    assert run_phiserve("store", "build", "lite0", "--store", store).returncode == 0
+    return store
+
+
+@pytest.fixture(scope="session")
 def serve_flags(lite_store) -> list[str | Path]:
     """Flags of every server on that store: those that decide what is profiled are the same, so one profile does."""
     return ["--store", lite_store, "--batch-size-max", "1"]

@@ -24,14 +24,6 @@ def refusal(*arguments: str | Path) -> str:
     return ended.stderr
 
 
-@pytest.fixture(scope="module")
-def lite0_store(tmp_path_factory) -> Path:
-    """A store that tests may copy and damage."""
-    store = tmp_path_factory.mktemp("lite0") / "store"
-    assert run_phiserve("store", "build", "lite0", "--store", store).returncode == 0
-    return store
-
-
 def test_the_first_start_measures_and_the_next_does_not(profiled, serve_flags, lite_store, espresso) -> None:
     """The profile of this machine is kept in the store: the next server is ready with it and answers as before."""
     assert [line for line in profiled.log() if line["message"].startswith(MEASURES)]

@@ -37,6 +37,10 @@ class Store:
     def build(self, **seeds: int) -> None:
         build_store(self.root, [BuildRequest(name, from_untrained(name, seed)) for name, seed in seeds.items()])
 
+    def become(self, other: Path) -> None:
+        """Show what was built into a copy of this one."""
+        shutil.copytree(other, self.root, dirs_exist_ok=True)
+
     def step(self, stage: str, _done: int, _total: int) -> None:
         self.steps.append(stage)
 
@@ -59,6 +63,22 @@ def profiled(tmp_path_factory) -> Path:
     store = Store(tmp_path_factory.mktemp("profiled") / "store")
     store.build(lite0=0)
     store.loader.measure(store.step, force=False)
+    return store.root
+
+
+@pytest.fixture(scope="module")
+def retrained(profiled, tmp_path_factory) -> Path:
+    """The same network with other weights."""
+    store = Store(shutil.copytree(profiled, tmp_path_factory.mktemp("retrained") / "store"))
+    store.build(lite0=1)
+    return store.root
+
+
+@pytest.fixture(scope="module")
+def grown(profiled, tmp_path_factory) -> Path:
+    """With another network beside the first."""
+    store = Store(shutil.copytree(profiled, tmp_path_factory.mktemp("grown") / "store"))
+    store.build(b0=0)
     return store.root
 
 
@@ -88,11 +108,11 @@ def test_the_same_store_is_not_loaded_again(store, current) -> None:
     assert store.steps == []
 
 
-def test_other_weights_of_a_network_are_as_quick_as_it(store, current) -> None:
+def test_other_weights_of_a_network_are_as_quick_as_it(store, current, retrained) -> None:
     """Nothing is timed: what a run takes does not depend on the weights. What was timed is kept for nobody else."""
     (cached,) = (store.root / "profiles").iterdir()
     kept = cached.read_bytes()
-    store.build(lite0=1)
+    store.become(retrained)
     loaded = store.beside(current)
     assert loaded is not None
     loaded.close()
@@ -106,9 +126,9 @@ def test_other_weights_of_a_network_are_as_quick_as_it(store, current) -> None:
     assert cached.read_bytes() == kept
 
 
-def test_what_did_not_change_is_not_loaded_again(store, current) -> None:
+def test_what_did_not_change_is_not_loaded_again(store, current, grown) -> None:
     """A graph that is served already is shared by both versions; one that was built anew is another session."""
-    store.build(b0=0)
+    store.become(grown)
     second = store.beside(current)
     assert second is not None
     second.close()
@@ -123,9 +143,9 @@ def test_what_did_not_change_is_not_loaded_again(store, current) -> None:
     assert third.workers.sessions.keys() == second.workers.sessions.keys()
 
 
-def test_a_version_that_only_has_less_loads_nothing(store, current) -> None:
+def test_a_version_that_only_has_less_loads_nothing(store, current, grown) -> None:
     """Every session is there already; the workers are new and warm, and what is gone is on no menu."""
-    store.build(b0=0)
+    store.become(grown)
     second = store.beside(current)
     assert second is not None
     second.close()
@@ -137,9 +157,9 @@ def test_a_version_that_only_has_less_loads_nothing(store, current) -> None:
     assert {choice.variant.name for choice in third.generation.menu.choices} == {"lite0"}
 
 
-def test_a_network_that_is_not_known_is_timed_beside_one_that_is(store, current) -> None:
+def test_a_network_that_is_not_known_is_timed_beside_one_that_is(store, current, grown) -> None:
     """It gets figures at every width, at the batch sizes that are planned here; the known one keeps its own."""
-    store.build(b0=0)
+    store.become(grown)
     for _ in range(TRIES):
         loaded = store.beside(current)
         assert loaded is not None
@@ -157,9 +177,9 @@ def test_a_network_that_is_not_known_is_timed_beside_one_that_is(store, current)
     assert all(points[0].latency_ns > 0 for points in found.values())
 
 
-def test_a_profile_that_was_made_before_is_used(store, current) -> None:
+def test_a_profile_that_was_made_before_is_used(store, current, grown) -> None:
     """Whoever measures a version before it is rolled out has it loaded without another measurement."""
-    store.build(b0=0)
+    store.become(grown)
     measured, _ = store.loader.measure(store.step, force=False)
     loaded = store.beside(current)
     assert loaded is not None
@@ -168,9 +188,9 @@ def test_a_profile_that_was_made_before_is_used(store, current) -> None:
     assert loaded.generation.profile == measured
 
 
-def test_a_damaged_version_leaves_nothing_behind(store, current) -> None:
+def test_a_damaged_version_leaves_nothing_behind(store, current, retrained) -> None:
     """It is refused by the file, before anything of it is loaded, and a failure later ends what was begun."""
-    store.build(lite0=1)
+    store.become(retrained)
     (path,) = (path for path in store.root.glob("lite0/*/model.onnx") if path.parent != current.entries["lite0"].folder)
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

@@ -56,11 +56,15 @@ class NumpyNetwork:
 
     def normed(self, features, conv):
         """A convolution and then its batch norm, one after the other."""
-        summed = convolved(features, self.weights[f"{conv.name}.weight"], conv.stride, conv.groups)
+        summed = self.summed(features, conv)
         gamma, beta, mean, variance = (
             self.weights[f"{conv.name}.norm.{part}"][:, None, None] for part in ("gamma", "beta", "mean", "variance")
         )
         return gamma * (summed - mean) / np.sqrt(variance + BATCH_NORM_EPSILON) + beta
+
+    def summed(self, features, conv):
+        """The convolution alone."""
+        return convolved(features, self.weights[f"{conv.name}.weight"], conv.stride, conv.groups)
 
     def dense(self, vectors, name):
         weight = self.weights[f"{name}.weight"].reshape(-1, vectors.shape[1])
