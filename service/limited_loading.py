@@ -51,6 +51,8 @@ class LimitedStore:
     sessions: VariantSessions
     batch_sizes: Mapping[str, tuple[int, ...]]
     """Of each variant, those that may be planned."""
+    base_bytes: int = 0
+    """What is reckoned for all else that the server holds."""
 
 
 class VariantSessions:
@@ -97,6 +99,10 @@ class VariantSessions:
             warm_up(session, batch_sizes)
             rest()
         self._sessions.update(opened)
+
+    def held_bytes(self) -> int:
+        """What the whole server holds now."""
+        return process_memory.resident_bytes() or 0
 
     def close(self, names: Collection[str]) -> None:
         """Free what sessions of `names` hold, of which none may be running, and give it back to the machine."""
@@ -158,7 +164,7 @@ class LimitedLoader:
         menu = residency.menu(residency.loaded, found)
         generation = Generation(version_of(found), menu, served, profile, workers)
         self._log(residency, entries)
-        return LimitedStore(LoadedStore(generation, entries, workers), residency, sessions, sizes)
+        return LimitedStore(LoadedStore(generation, entries, workers), residency, sessions, sizes, base)
 
     def load_beside(self, current: LoadedStore, progress: Progress) -> LoadedStore | None:  # noqa: ARG002 as its peer
         """None if the store holds just what `current` was loaded from.

@@ -82,7 +82,7 @@ class VariantKeeper:
         core_share: float,
         threads: SideThreads | None = None,
     ) -> None:
-        """`engine` serves with `store`, as it was loaded; a load that nobody waits for takes `core_share` of a core."""
+        """`engine` serves with `store`, as it was loaded; a load nobody waits for takes `core_share` of a core."""
         self._engine = engine
         self._store = store
         self._residency = store.residency
@@ -106,6 +106,8 @@ class VariantKeeper:
         name = self._residency.named(policy)
         if name is None:
             return None
+        if not self._turn.locked():  # what a load passes through is no other's
+            self._look_at_memory()
         run_ns = int(self._residency.run_ns(name) * self._slowness) + self._engine.generation.profile.overhead_ns
         if left_ns > run_ns:
             self.asked(policy, left_ns, now_ns)
@@ -170,6 +172,7 @@ class VariantKeeper:
 
     async def _when_there_is_room(self, name: str) -> Swap:
         """What was loaded a moment ago stays for a while, and what is promised until that is served."""
+        self._look_at_memory()
         while True:
             now_ns, held = self._engine.now_ns(), self._held()
             swap = self._residency.swap_for(name, self._demand.wishes(now_ns), now_ns, held, self._slowness)
@@ -185,6 +188,7 @@ class VariantKeeper:
         async with self._turn:
             if self._engine.readiness is not Readiness.READY:
                 return
+            self._look_at_memory()
             now_ns, held, slowness = self._engine.now_ns(), self._held(), self._slowness
             wishes = self._demand.wishes(now_ns)
             swap = await self._threads.run(lambda: self._residency.review(wishes, now_ns, held, slowness))
@@ -194,6 +198,11 @@ class VariantKeeper:
                 await self._perform(swap, "worth", self._engine.now_ns())
             except (AbandonedError, Overloaded, InferenceFailed) as error:
                 logger.debug("%s was not loaded: %s", swap.load, error)
+
+    def _look_at_memory(self) -> None:
+        """What was reckoned for all but variants is a figure of the start: more than that leaves less room for them."""
+        variants = self._residency.resident_bytes(self._residency.loaded)
+        self._residency.others_hold(self._store.sessions.held_bytes() - variants - self._store.base_bytes)
 
     async def _perform(self, swap: Swap, reason: str, began_ns: int) -> None:
         await self._unload(swap)
@@ -263,7 +272,7 @@ class VariantKeeper:
 
     def _no_room(self, name: str) -> Overloaded:
         return Overloaded(
-            f"{name} is not loaded, and what would make room for it is promised to requests that wait; retry later",
+            f"{name} is not loaded, and there is no room for it until requests that wait are served; retry later",
             retry_after_ns=self._residency.load_ns(name),
         )
 

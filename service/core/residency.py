@@ -69,7 +69,7 @@ class Residency:
         """
         self.choices = tuple(choices)
         self._footprints = footprints
-        self.room_bytes = room_bytes
+        self.room_bytes = self._room_bytes_max = room_bytes
         self._prior = prior(self.choices, budget_ns_default)
         self._prior_worth = Worth(self.choices, self._prior)
         self._since_ns: dict[str, int] = {}
@@ -121,8 +121,9 @@ class Residency:
         return self.resident_bytes(beside) + self._footprints[variant].loading_bytes <= self.room_bytes
 
     def ever_fits(self, variant: str) -> bool:
-        """Whether it could be loaded if nothing else was that need not be."""
-        return variant not in self._given_up and (variant in self.always or self.fits(variant, self.always))
+        """Whether it could be loaded if nothing else was that need not be, and others held no more than reckoned."""
+        needed = self.resident_bytes(self.always) + self._footprints[variant].loading_bytes
+        return variant not in self._given_up and (variant in self.always or needed <= self._room_bytes_max)
 
     def load_ns(self, variant: str) -> int:
         """What loading it takes, by what was measured and by what loads took lately."""
@@ -145,6 +146,15 @@ class Residency:
     def was_unloaded(self, variant: str) -> None:
         """It is not loaded any more."""
         del self._since_ns[variant]
+
+    def others_hold(self, more_bytes: int) -> None:
+        """The server holds so many bytes more beside its variants than was reckoned with; less than none is no more.
+
+        There is so much less room from now on, but for what must always be loaded: what is loaded stays until something
+        else is wanted.
+        """
+        left = self._room_bytes_max - max(0, more_bytes)
+        self.room_bytes = max(left, self.needed_bytes(self.always))
 
     def give_up(self, variant: str) -> None:
         """It could not be loaded, and never will be."""

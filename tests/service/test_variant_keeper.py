@@ -57,6 +57,10 @@ class FakeSessions:
     slowness: float = 1.0
     broken: set[str] = field(default_factory=set)
     opened: list[str] = field(default_factory=list)
+    others_bytes: int = 0
+
+    def held_bytes(self) -> int:
+        return self.others_bytes + sum(FOOTPRINTS[name].resident_bytes for name in self.open_now)
 
     def open(self, name: str, _sizes: Sequence[int], rest: Callable[[], None]) -> None:
         held = sum(FOOTPRINTS[other].resident_bytes for other in self.open_now)
@@ -247,7 +251,7 @@ def test_what_is_promised_is_not_unloaded() -> None:
     async def scenario(scene: Scene) -> None:
         waiting = [asyncio.create_task(scene.outcome(5000, variant="large")) for _ in range(8)]
         await asyncio.sleep(0.005)
-        with pytest.raises(Overloaded, match="promised to requests that wait"):
+        with pytest.raises(Overloaded, match="no room for it until requests that wait are served"):
             await scene.ask(5000, variant="medium")
         assert set(await asyncio.gather(*waiting)) == {"large"}
         assert await scene.outcome(5000, variant="medium") == "medium"
@@ -268,6 +272,22 @@ def test_a_machine_that_is_not_as_profiled_promises_no_more(slowness) -> None:
         await asyncio.sleep(0.005)
         assert await scene.outcome(5000, variant="medium") == "medium"
         assert set(await asyncio.gather(*waiting)) == {"small"}
+
+    play(scenario)
+
+
+def test_what_else_the_server_holds_leaves_less_room() -> None:
+    """Where that has grown, a variant is not loaded that would not fit any more; it is when that is over."""
+
+    async def scenario(scene: Scene) -> None:
+        scene.sessions.others_bytes = 70 * MIB
+        assert await scene.outcome(5000, variant="medium") == "Overloaded"
+        assert await scene.outcome(1000) in FOOTPRINTS
+        scene.sessions.others_bytes = 50 * MIB
+        assert await scene.outcome(5000, variant="medium") == "medium"
+        assert await scene.outcome(5000, variant="large") == "Overloaded", "130 MiB do not fit beside small"
+        scene.sessions.others_bytes = 0
+        assert await scene.outcome(5000, variant="large") == "large"
 
     play(scenario)
 
