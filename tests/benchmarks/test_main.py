@@ -25,5 +25,6 @@ def test_help_lists_the_benchmarks(capsys):
 def test_folders_go_only_to_benchmarks_that_read_them(tmp_path, monkeypatch):
     """`make bench TRACES=… PHOTOGRAPHS=…` runs the planner's benchmark too, which has no such flags."""
     monkeypatch.setattr(planner_cost, "QUEUES", (1,))
+    monkeypatch.setattr(planner_cost, "_HISTORY_S", 0.1)
     command.main(["planner", "--traces", "a", "--quick", "--photographs", "b", "--results", str(tmp_path)])
     assert (tmp_path / "planner_cost.md").exists()

@@ -26,6 +26,7 @@ def test_each_cost_is_judged_by_its_99th_percentile():
 def test_the_result_file_has_a_row_for_every_menu_and_queue(tmp_path, capsys, monkeypatch):
     """The command writes what it prints."""
     monkeypatch.setattr(planner_cost, "QUEUES", (1, 30))
+    monkeypatch.setattr(planner_cost, "_HISTORY_S", 0.1)
     planner_cost.main(["--quick", "--results", str(tmp_path)])
     text = (tmp_path / "planner_cost.md").read_text()
     assert text in capsys.readouterr().out
