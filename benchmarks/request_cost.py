@@ -81,7 +81,10 @@ class _BusyServer:
         request_id, slack_ns = self._last_id, self._queue_ns + log_uniform_budget_ns(self._rng)
         deadline_ns = now_ns + slack_ns
         watch.time("infeasible", lambda: scheduler.infeasible(deadline_ns, policy, now_ns))
-        watch.time("expect", lambda: scheduler.expect(request_id, deadline_ns, policy, _SIDE_CORE_NS))
+        watch.time(
+            "expect",
+            lambda: scheduler.expect(request_id, deadline_ns, policy, ready_ns=now_ns, side_core_ns=_SIDE_CORE_NS),
+        )
         watch.time("likely_variants", lambda: scheduler.likely_variants(slack_ns, policy, now_ns))
         watch.time("idle_choice", lambda: scheduler.idle_choice(slack_ns, policy))
         request = QueuedRequest(request_id, now_ns, deadline_ns, policy)

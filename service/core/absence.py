@@ -28,7 +28,7 @@ async def presence(door: Door, decode: DecodeCost, absentees: Absentees, admitte
         async with asyncio.timeout(None if patience_ns is None else patience_ns / NS_PER_S):
             await absentees.bring_in(policy)
     except TimeoutError:
-        needed_ns = admitted.deadline_ns - admitted.received_ns + decode.cost_ns(admitted.header)
+        needed_ns = admitted.deadline_ns - admitted.received_ns + decode.cost_ns(admitted.header, 0.0)
         needed_ns += door.wait_ns(policy, admitted.deadline_ns) or 0
         raise too_late("the budget ran out while a variant that may answer was loaded", needed_ns) from None
     door.judge_time(admitted.header, policy, admitted.received_ns, admitted.deadline_ns)

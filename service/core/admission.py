@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from service.core.deadline_queue import DeadlineQueue
 from service.core.menu import Choice, Menu
+from service.core.promises import Promised
 from service.core.request import RoutingPolicy
 
 NS_PER_MS = 1_000_000
@@ -58,8 +59,8 @@ class Admission:
         self._queue = queue
         self.overhead_ns = overhead_ns
         self._expected: list[int] = []
-        self._deadline_by_id: dict[int, int] = {}
-        self._policy_by_id: dict[int, RoutingPolicy] = {}
+        self._promised: list[Promised] = []
+        self._promise_by_id: dict[int, Promised] = {}
         self._mean_cost_ns: float | None = None
 
     def adopt(self, menu: Menu) -> None:
@@ -76,23 +77,33 @@ class Admission:
     @property
     def policies(self) -> Iterable[RoutingPolicy]:
         """Those of them."""
-        return self._policy_by_id.values()
+        return [promise.policy for promise in self._promised]
 
-    def expect(self, request_id: int, deadline_ns: int, policy: RoutingPolicy) -> None:
-        """A request passed the door; it will be submitted, or forgotten."""
-        bisect.insort(self._expected, deadline_ns)
-        self._deadline_by_id[request_id] = deadline_ns
-        self._policy_by_id[request_id] = policy
+    def expected_before(self, deadline_ns: int) -> int:
+        """Of those, how many are due by `deadline_ns`; one at least if there are any, since one has been begun."""
+        return max(bisect.bisect_right(self._expected, deadline_ns), min(1, len(self._expected)))
+
+    def promised_before(self, deadline_ns: int) -> Sequence[Promised]:
+        """Of those, the ones that are due before `deadline_ns`, in the order of deadlines."""
+        return self._promised[: bisect.bisect_left(self._expected, deadline_ns)]
+
+    def expect(self, request_id: int, deadline_ns: int, policy: RoutingPolicy, ready_ns: int) -> None:
+        """A request passed the door, and should be decoded at `ready_ns`; it will be submitted, or forgotten."""
+        promise = Promised(deadline_ns, request_id, ready_ns, policy)
+        at = bisect.bisect_right(self._expected, deadline_ns)
+        self._expected.insert(at, deadline_ns)
+        self._promised.insert(at, promise)
+        self._promise_by_id[request_id] = promise
         cost_ns = min(choice.core_ns_per_image for choice in self._menu.allowed(policy))
         before_ns = self._mean_cost_ns
         self._mean_cost_ns = cost_ns if before_ns is None else before_ns + (cost_ns - before_ns) * _COST_WEIGHT
 
     def forget(self, request_id: int) -> None:
         """The request is queued now, or gone. Forgetting one that was never expected does nothing."""
-        deadline_ns = self._deadline_by_id.pop(request_id, None)
-        if deadline_ns is not None:
-            del self._policy_by_id[request_id]
-            del self._expected[bisect.bisect_left(self._expected, deadline_ns)]
+        promise = self._promise_by_id.pop(request_id, None)
+        if promise is not None:
+            at = self._promised.index(promise, bisect.bisect_left(self._expected, promise.deadline_ns))
+            del self._expected[at], self._promised[at]
 
     def due_by(self, deadline_ns: int) -> int:
         """Requests, queued or expected, that are due by `deadline_ns`."""

@@ -22,13 +22,14 @@ workers at once keeps them: what is served meanwhile must be done by then, as in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from service.core.deadline_queue import DeadlineQueue
 from service.core.load import LoadEstimator
 from service.core.menu import Choice, Menu
+from service.core.promises import Promised, Promises
 from service.core.request import DEFAULT_POLICY, Plan, QueuedRequest, RoutingPolicy
 from service.core.shortfall import Shortfall
 
@@ -53,6 +54,7 @@ class Situation:
     """What the planner is asked about: the queue, the idle workers and when the busy ones should be free.
 
     `expected`: admitted requests that are being decoded: the queue they will make is known before it is there.
+    `promised`: those of them that are due before the head of the queue.
     """
 
     queue: DeadlineQueue
@@ -60,6 +62,7 @@ class Situation:
     idle: int
     free_at_ns: tuple[int, ...]
     expected: int = 0
+    promised: Sequence[Promised] = ()
 
     def all_free_at_ns(self) -> list[int]:
         """When each worker is free, rising; the n-th is when n workers are."""
@@ -109,7 +112,12 @@ class BatchPlanner:
         candidates = self._worth_trying(self._candidates(situation, price), situation, losses)
         if not candidates:
             return None
-        best = self._best(candidates, situation, price, losses)
+        promises = self._promises(situation)
+        best = self._best(candidates, situation, price, losses, promises)
+        if promises.broken(situation.now_ns + best.latency_ns, best.choice.threads) > 0.0 and self._can_give_way(
+            situation, promises, losses
+        ):
+            return None
         batch = best.batch or [queue[at] for at in range(best.skipped, best.skipped + best.size)]
         return Plan(
             variant=best.choice.variant.name,
@@ -127,6 +135,22 @@ class BatchPlanner:
             idle=situation.idle,
             free_at_ns=situation.free_at_ns,
         )
+
+    def _promises(self, situation: Situation) -> Promises:
+        return Promises(
+            situation.promised,
+            self.menu,
+            now_ns=situation.now_ns,
+            overhead_ns=self.overhead_ns,
+            free_at_ns=situation.all_free_at_ns(),
+        )
+
+    def _can_give_way(self, situation: Situation, promises: Promises, losses: Shortfall) -> bool:
+        """Whether the queue can wait until the promises due before it are kept, at nobody's cost."""
+        head = situation.queue[0]
+        ends_ns = promises.kept_by_ns
+        in_time = ends_ns + self.menu.fastest_ns(head.policy) + self.overhead_ns <= head.deadline_ns
+        return in_time and losses.after(ends_ns, 1, 0) <= 0.0
 
     def _worth_trying(self, candidates: list[_Candidate], situation: Situation, losses: Shortfall) -> list[_Candidate]:
         """What is left of `candidates` by the two rules of order; all where they would cost queued requests.
@@ -163,7 +187,14 @@ class BatchPlanner:
         in_time = ends_ns + self.overhead_ns <= queue[0].deadline_ns
         return in_time and losses.after(ends_ns, width, 1) <= 0.0
 
-    def _best(self, candidates: list[_Candidate], situation: Situation, price: float, losses: Shortfall) -> _Candidate:
+    def _best(
+        self,
+        candidates: list[_Candidate],
+        situation: Situation,
+        price: float,
+        losses: Shortfall,
+        promises: Promises,
+    ) -> _Candidate:
         """The candidate of the highest net value.
 
         What a run would cost others is dear to compute and never negative, so candidates are taken in the order of
@@ -179,6 +210,7 @@ class BatchPlanner:
                 break
             ends_ns, taken = situation.now_ns + candidate.latency_ns, candidate.size + candidate.skipped
             lost = losses.after(ends_ns, candidate.choice.threads, taken)
+            lost += promises.broken(ends_ns, candidate.choice.threads)
             # What more it may cost without being out of question: beyond that the dear look ahead need not be taken.
             bearable = gain - lost - (best_key[0] - 1.0) * _TIE
             if bearable < 0.0:

@@ -64,14 +64,19 @@ class EngineSettings:
 
 
 class DecodeCost:
-    """Predicted time to decode, by the profile and by what decodes took lately, waiting for a thread included.
+    """Predicted time to decode, by the profile, by who is ahead, and by what decodes took lately.
 
-    Pixels that need no decoding are a cost of their own, so that they teach nothing wrong about decodes.
+    `ahead`, from `Scheduler.decoding_ahead`, says how many decodes' worth of work comes before a picture's own: it is
+    shared by the decoder's threads. What is learned is the usual ratio to that, or else the one that waits for nobody
+    would be taken to need what many at once do. The median, since a run's prediction, which comes on top, is a high
+    quantile already: with two of them an idle server refused what it makes easily. Pixels that need no decoding are a
+    cost of their own, so that they teach nothing wrong about decodes.
     """
 
-    def __init__(self, profile: StageCost, clock: Clock) -> None:
-        """Start from the profile."""
+    def __init__(self, profile: StageCost, threads: int, clock: Clock) -> None:
+        """Start from the profile; `threads` decode."""
         self._profile = profile
+        self._threads = threads
         self._clock = clock
         self._drift = Drift()
         self._take_over_drift = Drift()
@@ -80,13 +85,18 @@ class DecodeCost:
         """Nanoseconds of a thread's time for such a picture, by the profile alone."""
         return (_TAKE_OVER if header.format == PIXELS_FORMAT else self._profile).cost_ns(header.pixels)
 
-    def cost_ns(self, header: ImageHeader) -> int:
+    def cost_ns(self, header: ImageHeader, ahead: float) -> int:
         """Nanoseconds until such a picture is decoded."""
-        return int(self.profiled_ns(header) * self._drift_of(header).ratio(self._clock.now_ns()))
+        drift, now_ns = self._drift_of(header), self._clock.now_ns()
+        usual = drift.median(now_ns)
+        return int(self._expected_ns(header, ahead) * (drift.ratio(now_ns) if usual is None else usual))
 
-    def took(self, header: ImageHeader, took_ns: int) -> None:
-        """Such a picture took `took_ns`, and was finished just now."""
-        self._drift_of(header).observe(self.profiled_ns(header), took_ns, self._clock.now_ns())
+    def took(self, header: ImageHeader, ahead: float, took_ns: int) -> None:
+        """Such a picture, with so much ahead of it when it came, took `took_ns`, and was finished just now."""
+        self._drift_of(header).observe(self._expected_ns(header, ahead), took_ns, self._clock.now_ns())
+
+    def _expected_ns(self, header: ImageHeader, ahead: float) -> int:
+        return int(self.profiled_ns(header) * (1 + ahead / self._threads))
 
     def _drift_of(self, header: ImageHeader) -> Drift:
         return self._take_over_drift if header.format == PIXELS_FORMAT else self._drift
@@ -149,7 +159,7 @@ class Door:
         if wait_ns is None:
             self.judge_time(header, options.policy, received_ns, deadline_ns)
         elif options.policy.on_miss is OnMiss.REJECT:
-            needed_ns = self._clock.now_ns() + wait_ns + self._decode.cost_ns(header) - received_ns
+            needed_ns = self._clock.now_ns() + wait_ns + self._decode.cost_ns(header, 0.0) - received_ns
             if received_ns + needed_ns > deadline_ns:
                 raise too_late("a variant that may answer has to be loaded first", needed_ns)
         return Admitted(image, header, options, received_ns, deadline_ns, client)
@@ -161,8 +171,9 @@ class Door:
             DeadlineExceeded, Overloaded: as `judge`.
         """
         if policy.on_miss is OnMiss.REJECT:
-            ready_ns = self._clock.now_ns() + self._decode.cost_ns(header)
             with self._lock:
+                ahead = self._scheduler.decoding_ahead(deadline_ns)
+                ready_ns = self._clock.now_ns() + self._decode.cost_ns(header, ahead)
                 infeasible = self._scheduler.infeasible(deadline_ns, policy, ready_ns)
             if infeasible is not None:
                 raise _refusal(infeasible, ready_ns - received_ns)

@@ -78,7 +78,7 @@ class Engine:
         self._retiring: dict[Generation, asyncio.Future[None]] = {}
         self._last_id = 0
         self._accepting = False
-        self._decode = DecodeCost(generation.profile.decode, clock)
+        self._decode = DecodeCost(generation.profile.decode, decoder.threads, clock)
         self._door = Door(
             scheduler=scheduler,
             menu=generation.menu,
@@ -125,7 +125,7 @@ class Engine:
 
     def choose_when_idle(self, budget_ns: int) -> str | None:
         """The variant that an idle server would answer a typical photograph with, given `budget_ns`."""
-        decode_ns = self._decode.cost_ns(TYPICAL_PICTURE)
+        decode_ns = self._decode.cost_ns(TYPICAL_PICTURE, 0.0)
         with self._lock:
             self._scheduler.refresh(self._clock.now_ns())
             return self._scheduler.idle_choice(budget_ns - decode_ns, DEFAULT_POLICY)
@@ -210,17 +210,20 @@ class Engine:
         request = QueuedRequest(self._last_id, received_ns, deadline_ns, options.policy)
         side_core_ns = self._decode.profiled_ns(admitted.header) + TRANSPORT_CORE_NS
         with self._lock:
-            self._scheduler.expect(request.request_id, deadline_ns, options.policy, side_core_ns)
+            ahead = self._scheduler.decoding_ahead(deadline_ns)
+            ready_ns = self.now_ns() + self._decode.cost_ns(admitted.header, ahead)
+            self._scheduler.expect(
+                request.request_id, deadline_ns, options.policy, ready_ns=ready_ns, side_core_ns=side_core_ns
+            )
         try:
-            decoded, decode_ns = await self._decode_image(admitted)
-        except BaseException:
+            decoded, decode_ns = await self._decode_image(admitted, ahead)
+            now_ns = self.now_ns()
             with self._lock:
-                self._scheduler.forget(request.request_id)
+                self._find_room(decoded, now_ns)
+                idle_choice = self._scheduler.idle_choice(deadline_ns - now_ns, options.policy)
+        except BaseException:
+            self._step(lambda: self._scheduler.forget(request.request_id, self.now_ns()))
             raise
-        now_ns = self.now_ns()
-        with self._lock:
-            self._find_room(request.request_id, decoded, now_ns)
-            idle_choice = self._scheduler.idle_choice(deadline_ns - now_ns, options.policy)
         flight = Flight(
             options=options,
             budget_ns=deadline_ns - received_ns,
@@ -244,10 +247,9 @@ class Engine:
             self._scheduler.delivered(now_ns - flight.run_ended_ns, now_ns)
         return answer
 
-    def _find_room(self, request_id: int, decoded: DecodedImage, now_ns: int) -> None:
+    def _find_room(self, decoded: DecodedImage, now_ns: int) -> None:
         """Count its pixels among those that wait. Whoever waits alone has room, however large the picture."""
         if self._waiting_bytes and self._waiting_bytes + decoded.nbytes > self._settings.queue_bytes_max:
-            self._scheduler.forget(request_id)
             raise Overloaded(
                 f"decoded pictures of {self._waiting_bytes} bytes wait, which leaves no room for one of "
                 f"{decoded.nbytes}; retry later or scale out",
@@ -258,7 +260,7 @@ class Engine:
     def _cancel(self, request_id: int) -> None:
         self._step(lambda: self._scheduler.cancel(request_id, self.now_ns()))
 
-    async def _decode_image(self, admitted: Admitted) -> tuple[DecodedImage, int]:
+    async def _decode_image(self, admitted: Admitted, ahead: float) -> tuple[DecodedImage, int]:
         """Decode no larger than the variants need that could still be chosen at this load, within the deadline.
 
         Decoding is half of the work, and what is not decoded need not be resized either. A variant that is chosen all
@@ -266,7 +268,7 @@ class Engine:
         """
         header, policy, deadline_ns = admitted.header, admitted.options.policy, admitted.deadline_ns
         started_ns = self.now_ns()
-        slack_ns = deadline_ns - started_ns - self._decode.cost_ns(header)
+        slack_ns = deadline_ns - started_ns - self._decode.cost_ns(header, ahead)
         with self._lock:
             names = self._scheduler.likely_variants(slack_ns, policy, started_ns)
         resolution = max(self._generation.shorter_sides_px[name] for name in names)
@@ -278,9 +280,9 @@ class Engine:
             with self._lock:
                 run_ns = self._generation.menu.fastest_ns(policy)
             reason = "the budget ran out while the image was decoded"
-            raise too_late(reason, self._decode.cost_ns(header) + run_ns) from None
+            raise too_late(reason, self._decode.cost_ns(header, ahead) + run_ns) from None
         now_ns = self.now_ns()
-        self._decode.took(header, now_ns - started_ns)
+        self._decode.took(header, ahead, now_ns - started_ns)
         if (error := self._no_longer_served(policy)) is not None:
             raise error
         return decoded, now_ns - started_ns

@@ -218,12 +218,14 @@ class Menu:
     def fastest_by_width(self) -> tuple[tuple[int, int], ...]:
         """Per thread width, narrow to wide: (threads, nanoseconds of its fastest single-image run)."""
         if self._fastest_by_width is None:
-            fastest: dict[int, int] = {}
-            for choice in self.choices:
-                latency_ns = choice.alone_ns
-                fastest[choice.threads] = min(latency_ns, fastest.get(choice.threads, latency_ns))
-            self._fastest_by_width = tuple(sorted(fastest.items()))
+            self._fastest_by_width = _fastest_by_width(self.choices)
         return self._fastest_by_width
+
+    def fastest_by_width_for(self, policy: RoutingPolicy) -> tuple[tuple[int, int], ...]:
+        """The same of what `policy` allows; empty if it allows nothing."""
+        if policy.variant is None and policy.min_accuracy is None:
+            return self.fastest_by_width
+        return _fastest_by_width(self.allowed(policy)) if self.allows(policy) else ()
 
     @property
     def cheapest(self) -> Choice:
@@ -251,3 +253,11 @@ class Menu:
 def _cost(choice: Choice) -> tuple[float, float]:
     """Core time per image; among equals the more accurate comes first."""
     return choice.core_ns_per_image, -choice.accuracy
+
+
+def _fastest_by_width(choices: Iterable[Choice]) -> tuple[tuple[int, int], ...]:
+    fastest: dict[int, int] = {}
+    for choice in choices:
+        latency_ns = choice.alone_ns
+        fastest[choice.threads] = min(latency_ns, fastest.get(choice.threads, latency_ns))
+    return tuple(sorted(fastest.items()))

@@ -23,6 +23,11 @@ class DecodedImage(Protocol):
 class Decoder(Protocol):
     """Turns encoded bytes into pixels, in a bounded pool of threads; pixels that come as such it only takes over."""
 
+    @property
+    def threads(self) -> int:
+        """Pictures that are decoded at a time."""
+        ...
+
     def probe(self, image: Picture) -> ImageHeader:
         """Read only the header: cheap enough for the event loop. That of `RawPixels` says `PIXELS_FORMAT`.
 

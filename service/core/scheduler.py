@@ -127,6 +127,14 @@ class Scheduler:
         """Whether every submitted request is settled and every worker idle."""
         return not len(self._queue) and not self._late and not self._runs
 
+    def decoding_ahead(self, deadline_ns: int) -> float:
+        """What a picture that is due at `deadline_ns` waits for before it is decoded, in decodes of one thread.
+
+        Those due earlier, or the one that is being decoded; and half of one for each busy worker, whose core it shares.
+        """
+        busy = self._settings.workers - len(self._idle)
+        return self._admission.expected_before(deadline_ns) + busy / 2
+
     def infeasible(self, deadline_ns: int, policy: RoutingPolicy, ready_ns: int) -> Infeasible | None:
         """Why a request may not pass the door, or None; `ready_ns` is when it could be in the queue, decoded."""
         free_at_ns = [ready_ns] * len(self._idle)
@@ -156,17 +164,20 @@ class Scheduler:
         backlog_ns = len(self._queue) * self._menu.cheapest.core_ns_per_image
         return self._planner.load.price_per_core_ns(now_ns, backlog_ns)
 
-    def expect(self, request_id: int, deadline_ns: int, policy: RoutingPolicy, side_core_ns: int = 0) -> None:
-        """The request passed the door and is being decoded; `submit` or `forget` follows.
+    def expect(
+        self, request_id: int, deadline_ns: int, policy: RoutingPolicy, *, ready_ns: int, side_core_ns: int = 0
+    ) -> None:
+        """The request passed the door and should be decoded at `ready_ns`; `submit` or `forget` follows.
 
         `side_core_ns`: core time it takes outside its run, decoding above all, from the cores that workers use too.
         """
-        self._admission.expect(request_id, deadline_ns, policy)
+        self._admission.expect(request_id, deadline_ns, policy, ready_ns)
         self._planner.load.observe_side_cost(side_core_ns)
 
-    def forget(self, request_id: int) -> None:
-        """An expected request will not be submitted."""
+    def forget(self, request_id: int, now_ns: int) -> tuple[Action, ...]:
+        """An expected request will not be submitted; somebody may have waited for its sake."""
         self._admission.forget(request_id)
+        return self._advance(now_ns)
 
     def retry_after_ns(self, now_ns: int) -> int:
         """How long the queue as it stands takes to empty at the cheapest choice: when to come back."""
@@ -272,7 +283,7 @@ class Scheduler:
         actions: list[Action] = []
         actions.extend(self._expire(now_ns))
         actions.extend(self._dispatch(now_ns))
-        wake_at_ns = self._next_timer_ns()
+        wake_at_ns = _soonest(self._next_timer_ns(), self._promises_lapse_ns(now_ns))
         if wake_at_ns != self._wake_at_ns:
             self._wake_at_ns = wake_at_ns
             actions.append(WakeAt(wake_at_ns))
@@ -331,7 +342,8 @@ class Scheduler:
     def _plan(self, now_ns: int) -> Plan | None:
         free = [run.free_at_ns for run in self._runs.values() for _ in run.workers]
         free_at_ns = tuple(max(now_ns, at) for at in free)
-        situation = Situation(self._queue, now_ns, len(self._idle), free_at_ns, self._admission.expected)
+        promised = self._admission.promised_before(self._queue[0].deadline_ns) if len(self._queue) else ()
+        situation = Situation(self._queue, now_ns, len(self._idle), free_at_ns, self._admission.expected, promised)
         plan = self._planner.plan(situation)
         if plan is None and self._late:
             # In time comes first; late answers use what is left, the longest overdue first.
@@ -364,6 +376,17 @@ class Scheduler:
             heapq.heappop(self._timers)
         return None
 
+    def _promises_lapse_ns(self, now_ns: int) -> int | None:
+        """When a worker that idles for the sake of promises need not any more, should they not be decoded by then."""
+        if not self._idle or not len(self._queue):
+            return None
+        lapse_ns = [
+            promise.deadline_ns - self._planner.overhead_ns - self._menu.fastest_ns(promise.policy) + 1
+            for promise in self._admission.promised_before(self._queue[0].deadline_ns)
+            if self._menu.allows(promise.policy)
+        ]
+        return min((at_ns for at_ns in lapse_ns if at_ns > now_ns), default=None)
+
     def likely_variants(self, slack_ns: int, policy: RoutingPolicy, now_ns: int) -> set[str]:
         """The variants that a request with `slack_ns` left for its run may be served by, at the load there is."""
         waiting = len(self._queue) + self._admission.expected
@@ -379,3 +402,10 @@ class Scheduler:
         """The variant an idle server would use for a request with `budget_ns` left for its run."""
         choice = self._menu.best_within(budget_ns - self._planner.overhead_ns, policy)
         return None if choice is None else choice.variant.name
+
+
+def _soonest(one_ns: int | None, other_ns: int | None) -> int | None:
+    """The earlier of two times, either of which may be never."""
+    if one_ns is None or other_ns is None:
+        return other_ns if one_ns is None else one_ns
+    return min(one_ns, other_ns)

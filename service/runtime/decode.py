@@ -221,7 +221,7 @@ class PillowDecoder:
         if not 1 <= pixels_max <= image_header.PIXELS_MAX_LIMIT:
             raise ValueError(f"pixels_max must be 1 to {image_header.PIXELS_MAX_LIMIT}, got {pixels_max}")
         image_header.silence_pillow_warnings()
-        self._threads = threads
+        self.threads = threads
         self._queue_size_max = queue_size_max
         self._pixels_max = pixels_max
         self._clock = clock or MonotonicClock()
@@ -341,4 +341,4 @@ class PillowDecoder:
     def _retry_after_ns(self) -> int:
         """When the pending pictures should be done, by how long recent ones took; a guess before the first."""
         per_picture_ns = self._recent_ns or 5_000_000
-        return per_picture_ns * -(-self._pending // self._threads)
+        return per_picture_ns * -(-self._pending // self.threads)

@@ -34,12 +34,13 @@ class FakePixels:
 
 @dataclass
 class FakeDecoder:
-    """Takes `decode_ms` for every image; b"broken" has a good header and bad pixels, b"text" not even that.
+    """Takes `decode_ms` for every image, all at once; b"broken" has a good header and bad pixels, b"text" neither.
 
     Pixels that need no decoding are taken over at once.
     """
 
     decode_ms: float = 1.0
+    threads: int = 1000
     resolutions: list[int] = field(default_factory=list)
 
     def probe(self, image: Picture) -> ImageHeader:

@@ -97,7 +97,9 @@ class Simulator:
         noise: Noise = exact,
         failure_rate: float = 0.0,
         door: bool = True,
+        decode_ns: int = 0,
     ) -> None:
+        """`decode_ns`: what every picture takes, and is known to take, from the door to the queue; all at once."""
         self.scheduler = scheduler
         self.menu = menu
         self.report = Report()
@@ -105,6 +107,7 @@ class Simulator:
         self._noise = noise
         self._failure_rate = failure_rate
         self._door = door
+        self._decode_ns = decode_ns
         self._idle = set(range(workers))
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = itertools.count()
@@ -138,7 +141,8 @@ class Simulator:
         self.report.offered += 1
         request = QueuedRequest(request_id, self.now_ns, self.now_ns + arrival.budget_ns, arrival.policy)
         if self._door and arrival.policy.on_miss is OnMiss.REJECT:
-            infeasible = self.scheduler.infeasible(request.deadline_ns, request.policy, self.now_ns)
+            ready_ns = self.now_ns + self._decode_ns
+            infeasible = self.scheduler.infeasible(request.deadline_ns, request.policy, ready_ns)
             if infeasible is not None:
                 self.report.refused += 1
                 return
@@ -146,7 +150,13 @@ class Simulator:
         self._unsettled.add(request_id)
         if arrival.patience_ns is not None:
             self._at(self.now_ns + arrival.patience_ns, lambda: self._leave(request_id))
-        self._perform(self.scheduler.submit(request, self.now_ns))
+        if not self._decode_ns:
+            self._perform(self.scheduler.submit(request, self.now_ns))
+            return
+        assert arrival.patience_ns is None, "nobody leaves while a picture is decoded"
+        ready_ns = self.now_ns + self._decode_ns
+        self.scheduler.expect(request_id, request.deadline_ns, request.policy, ready_ns=ready_ns)
+        self._at(ready_ns, lambda: self._perform(self.scheduler.submit(request, self.now_ns)))
 
     def _leave(self, request_id: int) -> None:
         mates = {i for dispatch, _ in self._running.values() for i in dispatch.plan.request_ids} - {request_id}

@@ -52,6 +52,15 @@ def test_the_same_seed_gives_the_same_run() -> None:
 
 
 @pytest.mark.parametrize("kind", MENUS)
+@pytest.mark.parametrize("decode_ms", [5, 20])
+def test_who_is_admitted_finds_a_worker_once_decoded(kind: str, decode_ms: int) -> None:
+    """In bursts too: a patient request that is in the queue already does not take the worker it was promised."""
+    for rate_per_s in (30, 60):
+        report = simulate(kind, rate_per_s, cv2=4, decode_ns=decode_ms * MS)
+        assert report.admitted_attainment > 0.995, f"at {rate_per_s} a second"
+
+
+@pytest.mark.parametrize("kind", MENUS)
 def test_idle_is_accurate_and_busy_is_in_time(kind: str) -> None:
     """Accuracy falls with load, in steps, while almost every admitted deadline is kept up to capacity."""
     reports = [simulate(kind, rate, noise=exact) for rate in (5, 60, 180)]

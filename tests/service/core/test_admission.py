@@ -71,7 +71,7 @@ def test_promises_are_kept() -> None:
 def test_requests_being_decoded_count() -> None:
     """Between door and queue a request is expected: it stands in the way like a queued one, until it is forgotten."""
     admission = door()
-    admission.expect(1, NOW_NS + 15 * MS, ANY)
+    admission.expect(1, NOW_NS + 15 * MS, ANY, NOW_NS)
     assert judge(admission, 18) is not None
     admission.forget(1)
     admission.forget(1)
@@ -117,7 +117,7 @@ def test_pinned_traffic_makes_the_queue_dearer() -> None:
     """Requests pinned to an expensive variant are not reckoned at the cheapest one's cost."""
     admission = door()
     for request_id in range(1, 5):
-        admission.expect(request_id, NOW_NS + 100 * MS, RoutingPolicy(variant="large"))
+        admission.expect(request_id, NOW_NS + 100 * MS, RoutingPolicy(variant="large"), NOW_NS)
     assert judge(admission, 150) is not None
     assert judge(admission, 400) is None
 
@@ -130,7 +130,7 @@ def test_who_is_admitted_alone_after_promises_never_overfills(queued_ms: list[fl
     for request_id, left_ms in enumerate([*queued_ms, budget_ms], start=1):
         deadline_ns = NOW_NS + round(left_ms * MS)
         if admission.judge(deadline_ns, ANY, ready_ns=NOW_NS, free_at_ns=[NOW_NS]) is None:
-            admission.expect(request_id, deadline_ns, ANY)
+            admission.expect(request_id, deadline_ns, ANY, NOW_NS)
             admitted.append(deadline_ns)
     for position, deadline_ns in enumerate(sorted(admitted), start=1):
         # Spaced looks may miss one place in five behind the newcomer; a run's length bounds what that can cost.

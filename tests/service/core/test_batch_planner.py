@@ -11,6 +11,7 @@ from service.core.batch_planner import BatchPlanner, PlannerSettings, Situation,
 from service.core.deadline_queue import DeadlineQueue
 from service.core.load import LoadEstimator
 from service.core.menu import Menu
+from service.core.promises import Promised
 from service.core.request import OnMiss, Plan, QueuedRequest, RoutingPolicy
 from tests.fakes.menus import MS, choice, cpu_menu, gpu_menu, two_width_menu
 
@@ -25,14 +26,22 @@ def plan(
     free_ms: tuple[float, ...] = (),
     rate_per_s: float = 0,
     batch_size_max: int = 16,
+    promised_ms: tuple[tuple[float, float], ...] = (),
 ) -> Plan | None:
-    """The plan for queued requests with these budgets left, after three seconds of arrivals at `rate_per_s`."""
+    """The plan for queued requests with these budgets left, after three seconds of arrivals at `rate_per_s`.
+
+    `promised_ms`: when admitted requests that are being decoded are due, and when they should be decoded.
+    """
     queue = DeadlineQueue(size_max=2000)
     for request_id, budget_ms in enumerate(budgets_ms, start=1):
         queue.push(QueuedRequest(request_id, NOW_NS, NOW_NS + round(budget_ms * MS)))
     planner = planner_after(menu, idle + len(free_ms), rate_per_s, batch_size_max)
     free_at_ns = tuple(NOW_NS + round(ms * MS) for ms in free_ms)
-    return planner.plan(Situation(queue, NOW_NS, idle, free_at_ns))
+    promised = [
+        Promised(NOW_NS + round(due * MS), 1000 + number, NOW_NS + round(ready * MS), RoutingPolicy())
+        for number, (due, ready) in enumerate(promised_ms)
+    ]
+    return planner.plan(Situation(queue, NOW_NS, idle, free_at_ns, len(promised), promised))
 
 
 def planner_after(menu: Menu, workers: int, rate_per_s: float, batch_size_max: int = 16) -> BatchPlanner:
@@ -70,6 +79,30 @@ def test_accuracy_is_given_up_before_queued_deadlines_are() -> None:
     found = plan(cpu_menu(), [60, 60, 60, 60, 60, 60])
     assert found is not None
     assert found.variant == "small"
+
+
+def test_a_patient_request_gives_way_to_a_promise() -> None:
+    """One worker, and an urgent request decoded in 5 ms: who has time for it waits, unless a run is over by then."""
+    assert plan(cpu_menu(), [200], promised_ms=((19, 5),)) is None
+    for due_ms in (31, 55):  # room for the small one first, and for the medium one
+        found = plan(cpu_menu(), [200], promised_ms=((due_ms, 5),))
+        assert found is not None
+        assert found.latency_ns + 10 * MS <= due_ms * MS
+    kept = plan(cpu_menu(), [200], promised_ms=((20, 11),))
+    assert kept is not None, "nobody can keep it: no reason to wait"
+
+
+def test_a_promise_leaves_a_worker_idle_rather_than_take_it_for_a_wide_run() -> None:
+    """Two workers idle: the patient one gets one of them, and the most accurate variant on it."""
+    found = plan(two_width_menu(), [200], idle=2, promised_ms=((16, 5),))
+    assert found is not None
+    assert (found.variant, found.threads) == ("large", 1)
+
+
+def test_who_cannot_wait_is_served_although_a_promise_breaks() -> None:
+    """Of two of whom one is lost either way, the one that is there is served."""
+    found = plan(cpu_menu(), [22], promised_ms=((19, 5),))
+    assert found is not None
 
 
 def test_a_head_that_needs_two_workers_keeps_them() -> None:
