@@ -112,11 +112,11 @@ class BatchPlanner:
         candidates = self._worth_trying(self._candidates(situation, price), situation, losses)
         if not candidates:
             return None
-        promises = self._promises(situation)
+        promises = self._promises(situation, price)
         best = self._best(candidates, situation, price, losses, promises)
-        if promises.broken(situation.now_ns + best.latency_ns, best.choice.threads) > 0.0 and self._can_give_way(
-            situation, promises, losses
-        ):
+        broken = promises.broken(situation.now_ns + best.latency_ns, best.choice.threads)
+        idle_ns = (promises.ready_ns - situation.now_ns) * situation.idle
+        if broken > price * idle_ns and self._can_give_way(situation, promises, losses):
             return None
         batch = best.batch or [queue[at] for at in range(best.skipped, best.skipped + best.size)]
         return Plan(
@@ -136,10 +136,11 @@ class BatchPlanner:
             free_at_ns=situation.free_at_ns,
         )
 
-    def _promises(self, situation: Situation) -> Promises:
+    def _promises(self, situation: Situation, price: float) -> Promises:
         return Promises(
             situation.promised,
             self.menu,
+            price=price,
             now_ns=situation.now_ns,
             overhead_ns=self.overhead_ns,
             free_at_ns=situation.all_free_at_ns(),

@@ -33,9 +33,22 @@ class Promises:
     """Those due before the head of the queue, and which of them workers can still serve in time."""
 
     def __init__(
-        self, promised: Sequence[Promised], menu: Menu, *, now_ns: int, overhead_ns: int, free_at_ns: Sequence[int]
+        self,
+        promised: Sequence[Promised],
+        menu: Menu,
+        *,
+        price: float,
+        now_ns: int,
+        overhead_ns: int,
+        free_at_ns: Sequence[int],
     ) -> None:
-        """`promised` in the order of deadlines; `free_at_ns`: when each worker is free, rising."""
+        """`promised` in the order of deadlines; `free_at_ns`: when each worker is free, rising.
+
+        `price`: top-1 points that a core-nanosecond is worth. A promise is worth what it earns beyond that: who is
+        lost leaves the core time to others. In a flood it is nothing, where it only matters how many are served.
+        """
+        cheapest = menu.cheapest
+        self._worth = max(0.0, cheapest.accuracy - price * cheapest.core_ns_per_image)
         self._promised = promised[:_LOOKED_AT_MAX]
         self._menu = menu
         self._now_ns = now_ns
@@ -44,11 +57,16 @@ class Promises:
 
     def broken(self, ends_ns: int, threads: int) -> float:
         """Top-1 points lost if the first `threads` workers are busy until `ends_ns`, and would not be otherwise."""
-        if not self._kept:
+        if not self._worth or not self._kept:
             return 0.0
         free_at_ns = sorted([*self._free_at_ns[threads:], *[ends_ns] * threads])
         kept = self._keep(free_at_ns, [promise for promise, _ in self._kept])
-        return (len(self._kept) - len(kept)) * self._menu.cheapest.accuracy
+        return (len(self._kept) - len(kept)) * self._worth
+
+    @property
+    def ready_ns(self) -> int:
+        """When the first of those that can be kept should be decoded; now, if there is none."""
+        return max(self._now_ns, min((promise.ready_ns for promise, _ in self._kept), default=self._now_ns))
 
     @property
     def kept_by_ns(self) -> int:

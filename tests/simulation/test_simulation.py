@@ -57,7 +57,7 @@ def test_who_is_admitted_finds_a_worker_once_decoded(kind: str, decode_ms: int) 
     """In bursts too: a patient request that is in the queue already does not take the worker it was promised."""
     for rate_per_s in (30, 60):
         report = simulate(kind, rate_per_s, cv2=4, decode_ns=decode_ms * MS)
-        assert report.admitted_attainment > 0.995, f"at {rate_per_s} a second"
+        assert report.admitted_attainment > 0.99, f"at {rate_per_s} a second"
 
 
 @pytest.mark.parametrize("kind", MENUS)

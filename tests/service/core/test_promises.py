@@ -25,11 +25,13 @@ def promises(
     free_ms: tuple[float, ...],
     menu: Menu | None = None,
     policy: RoutingPolicy = RoutingPolicy(),  # noqa: B008 - frozen
+    points_per_ms: float = 0.0,
 ) -> Promises:
     """Promises, each due and decoded so many milliseconds from now."""
     return Promises(
         [Promised(at(due), number, at(ready), policy) for number, (due, ready) in enumerate(sorted(promised))],
         menu or cpu_menu(),
+        price=points_per_ms / MS,
         now_ns=NOW_NS,
         overhead_ns=0,
         free_at_ns=[at(ms) for ms in free_ms],
@@ -47,6 +49,13 @@ def test_a_run_on_the_only_worker_breaks_what_cannot_wait_for_it() -> None:
     assert one.broken(at(10), 1) == 0.0
     assert one.broken(at(11), 1) == POINTS
     assert one.kept_by_ns == at(15)
+
+
+def test_a_promise_is_worth_what_it_earns_beyond_the_price() -> None:
+    """Of its 75 points 10 ms of core time at 3 points each are others' to earn; in a flood all are."""
+    assert promises([(20, 5)], free_ms=(0,), points_per_ms=3).broken(at(11), 1) == POINTS - 30
+    assert promises([(20, 5)], free_ms=(0,), points_per_ms=7.5).broken(at(11), 1) == 0.0
+    assert promises([(20, 5)], free_ms=(0,), points_per_ms=9).broken(at(11), 1) == 0.0
 
 
 def test_a_worker_that_is_left_idle_keeps_it() -> None:
