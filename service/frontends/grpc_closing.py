@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 # No call for so long is quiet; for less and less as the longest wait passes, since some clients never are.
-_QUIET_S = 0.01
+_QUIET_S = 0.05
 _QUIET_WAIT_S = 1.0
 _LOOKS = 10
 # What has come to gRPC begins within so many turns of the loop: the event, its task, the call's own task.
