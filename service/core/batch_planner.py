@@ -143,7 +143,7 @@ class BatchPlanner:
             price=price,
             now_ns=situation.now_ns,
             overhead_ns=self.overhead_ns,
-            free_at_ns=situation.all_free_at_ns(),
+            free_at_ns=situation.all_free_at_ns() if situation.promised else (),
         )
 
     def _can_give_way(self, situation: Situation, promises: Promises, losses: Shortfall) -> bool:

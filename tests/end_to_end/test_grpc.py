@@ -71,7 +71,7 @@ def test_a_stream_of_frames_is_answered_in_order(stub, espresso) -> None:
 
 
 def test_sigterm_under_load_loses_no_call(profiled, lean_flags, espresso) -> None:
-    """Calls end with an answer or with UNAVAILABLE, which a client sends elsewhere; then the process ends."""
+    """Every call ends with an answer or with UNAVAILABLE, which a client sends elsewhere; then the process ends."""
     outcomes: Counter[str] = Counter()
     answered = threading.Semaphore(0)
 
@@ -101,9 +101,6 @@ def test_sigterm_under_load_loses_no_call(profiled, lean_flags, espresso) -> Non
             for caller in callers:
                 caller.join(WAIT_S)
         assert server.wait() == 0
-    # Who sends while the news of the closed port is on its way may be told so (github.com/grpc/grpc/issues/41785). That
-    # calls which have come are not lost is tested in tests/service/test_grpc_server.py.
-    assert outcomes.pop("CANCELLED", 0) <= 1, outcomes
     assert set(outcomes) == {"OK", "UNAVAILABLE"}, outcomes
     messages = [line["message"] for line in server.log()]
     assert "drained" in messages

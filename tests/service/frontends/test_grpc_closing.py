@@ -50,6 +50,25 @@ def test_quiet_comes_soon_where_calls_are_few_and_in_the_end_anyway(every_ms, qu
     assert least <= run_in_fake_time(run()) <= most
 
 
+def test_an_answer_is_no_quiet_moment() -> None:
+    """Who has just got one is about to call again: the moment counts from the end of a call too."""
+
+    async def run() -> float:
+        calls = CallsBeforeClosing()
+
+        async def answer() -> None:
+            await calls.intercept_service(serve, CALL)
+            await asyncio.sleep(0.03)
+
+        answering = asyncio.create_task(answer())
+        since_s = asyncio.get_running_loop().time()
+        await calls.quiet()
+        assert answering.done()
+        return (asyncio.get_running_loop().time() - since_s) * 1000
+
+    assert 65 <= run_in_fake_time(run()) <= 110
+
+
 def test_calls_are_held_until_they_are_let_go() -> None:
     """Before `hold` and after `release` a call is passed on at once; between, when it is released."""
 
