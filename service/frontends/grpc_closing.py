@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-# No call that comes or ends for so long is quiet; for less and less as the longest wait passes, since some clients never are.
+# No call that comes or ends for so long is quiet; less and less is as the longest wait passes: some clients never are.
 _QUIET_S = 0.05
 _QUIET_WAIT_S = 1.0
 _LOOKS = 10
