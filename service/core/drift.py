@@ -90,12 +90,17 @@ class LatencyModel:
     single slow run makes a small variant look dearer than a large one, which would turn the menu upside down. Both fade
     while nothing confirms them: a choice that looks too slow for every budget it could serve is not run again, however
     busy others keep the machine.
+
+    Compared is with what runs of late took of their profiles, not with what they took of their predictions: in those
+    the comparison is contained already, and any of it would confirm itself. The choice that is run most would take the
+    machine's whole drift for its own, and the others, which nothing confirms, would look as fast as at rest.
     """
 
     def __init__(self, menu: Menu, machine: Drift | None = None) -> None:
         """Start from the profile, and from what is known of the `machine` if another menu ran on it before."""
         self._menu = menu
         self._machine = machine or Drift(window=2 * _WINDOW)
+        self._usual = Drift(window=2 * _WINDOW)
         self._choices = {(choice.variant.name, choice.threads): choice for choice in menu.choices}
         self._relative = dict.fromkeys(self._choices, 1.0)
         self._compared_ns = dict.fromkeys(self._choices, 0)
@@ -116,11 +121,13 @@ class LatencyModel:
         """A run of the choice `key` (variant, threads) with `batch_size` images took `took_ns`."""
         predicted_ns = self._choices[key].profile.latency_ns(batch_size)
         relative = self._relative_at(key, now_ns)
-        usual = self._machine.median(now_ns)
+        usual = self._usual.median(now_ns)
         if usual is not None:
             seen = min(RELATIVE_MAX, max(1.0 / RELATIVE_MAX, took_ns / max(1, predicted_ns) / usual))
-            self._relative[key] = relative + (seen - relative) * RELATIVE_WEIGHT
+            # As factors: slow runs are slower than fast ones are fast, and their mean would lie above the usual run.
+            self._relative[key] = relative * math.pow(seen / relative, RELATIVE_WEIGHT)
             self._compared_ns[key] = now_ns
+        self._usual.observe(predicted_ns, took_ns, now_ns)
         self._machine.observe(round(predicted_ns * relative), took_ns, now_ns)
         self.refresh(now_ns)
 
