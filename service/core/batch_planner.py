@@ -112,12 +112,13 @@ class BatchPlanner:
         candidates = self._worth_trying(self._candidates(situation, price), situation, losses)
         if not candidates:
             return None
-        promises = self._promises(situation, price)
+        promises = self._promises(situation, price) if situation.promised else None
         best = self._best(candidates, situation, price, losses, promises)
-        broken = promises.broken(situation.now_ns + best.latency_ns, best.choice.threads)
-        idle_ns = (promises.ready_ns - situation.now_ns) * situation.idle
-        if broken > price * idle_ns and self._can_give_way(situation, promises, losses):
-            return None
+        if promises is not None:
+            broken = promises.broken(situation.now_ns + best.latency_ns, best.choice.threads)
+            idle_ns = (promises.ready_ns - situation.now_ns) * situation.idle
+            if broken > price * idle_ns and self._can_give_way(situation, promises, losses):
+                return None
         batch = best.batch or [queue[at] for at in range(best.skipped, best.skipped + best.size)]
         return Plan(
             variant=best.choice.variant.name,
@@ -143,7 +144,7 @@ class BatchPlanner:
             price=price,
             now_ns=situation.now_ns,
             overhead_ns=self.overhead_ns,
-            free_at_ns=situation.all_free_at_ns() if situation.promised else (),
+            free_at_ns=situation.all_free_at_ns(),
         )
 
     def _can_give_way(self, situation: Situation, promises: Promises, losses: Shortfall) -> bool:
@@ -194,7 +195,7 @@ class BatchPlanner:
         situation: Situation,
         price: float,
         losses: Shortfall,
-        promises: Promises,
+        promises: Promises | None,
     ) -> _Candidate:
         """The candidate of the highest net value.
 
@@ -211,7 +212,8 @@ class BatchPlanner:
                 break
             ends_ns, taken = situation.now_ns + candidate.latency_ns, candidate.size + candidate.skipped
             lost = losses.after(ends_ns, candidate.choice.threads, taken)
-            lost += promises.broken(ends_ns, candidate.choice.threads)
+            if promises is not None:
+                lost += promises.broken(ends_ns, candidate.choice.threads)
             # What more it may cost without being out of question: beyond that the dear look ahead need not be taken.
             bearable = gain - lost - (best_key[0] - 1.0) * _TIE
             if bearable < 0.0:
