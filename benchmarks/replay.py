@@ -2,7 +2,8 @@
 
 One server process answers everything. First its capacity is measured with the cheapest variant pinned (closed loop);
 the loads are shares of that. Then every policy gets the same requests in turn, round by round, so that whatever else
-the machine does falls on all of them. Writes `results/replay.md` and its plots through `replay_report.py`.
+the machine does falls on all of them; and at the end phiserve and the best fixed variant of each load once more, for
+many rounds, since what separates them is small. Writes `results/replay.md` and its plots through `replay_report.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import gc
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import uvloop
@@ -22,8 +23,8 @@ import uvloop
 from benchmarks import replay_report
 from benchmarks.http_connection import ConnectionPool, get_bytes, loopback_address, post_bytes
 from benchmarks.load_generator import replay, saturate
-from benchmarks.replay_plan import MIX, PHISERVE, Amount, Scenario, full_amount, plan, quick_amount
-from benchmarks.replay_report import Replay, Run
+from benchmarks.replay_plan import BURSTS, MIX, PHISERVE, Amount, Scenario, full_amount, plan, plan_duels, quick_amount
+from benchmarks.replay_report import Replay, Run, best_fixed
 from benchmarks.scores import Ending, Fate, ending, score
 from benchmarks.server_metrics import Samples, ServerAccount, account, read_samples
 from benchmarks.server_process import BusyNeighbour, ServerProcess, serving
@@ -69,6 +70,17 @@ class Bench:
         """The server's metrics now."""
         answer = await self.pool.exchange(get_bytes(self.pool.address, "/metrics"), 10)
         return read_samples(answer.body.decode())
+
+    async def measure_all(self, scenarios: Sequence[Scenario], capacity_per_s: float) -> None:
+        """Measure one after the other and say how each went."""
+        for number, scenario in enumerate(scenarios, start=1):
+            run = await self.measure(scenario, capacity_per_s)
+            print(
+                f"{number}/{len(scenarios)} {scenario.title}: effective accuracy {run.score.effective_accuracy:.2f}, "
+                f"in time {run.score.attainment:.3f} of all, {run.score.admitted_in_time:.3f} of admitted, "
+                f"{run.others:.2f} cores used by others",
+                flush=True,
+            )
 
     async def measure(self, scenario: Scenario, capacity_per_s: float) -> Run:
         """Offer one scenario, again if other work on the machine got in the way and patience lasts; keeps the last."""
@@ -161,19 +173,14 @@ async def measure(server: ServerProcess, amount: Amount, traces: Sequence[Path],
         await bench.wait_for_quiet()
         before = await bench.capacity_per_s(amount.capacity_s)
         print(f"capacity with {VARIANTS[0]} pinned: {before:.1f} a second", flush=True)
-        scenarios = plan(amount, VARIANTS, traces)
-        for number, scenario in enumerate(scenarios, start=1):
-            run = await bench.measure(scenario, before)
-            print(
-                f"{number}/{len(scenarios)} {scenario.title}: effective accuracy {run.score.effective_accuracy:.2f}, "
-                f"in time {run.score.attainment:.3f} of all, {run.score.admitted_in_time:.3f} of admitted, "
-                f"{run.others:.2f} cores used by others",
-                flush=True,
-            )
+        await bench.measure_all(plan(amount, VARIANTS, traces), before)
+        so_far = Replay(VARIANTS, MIX, before, before, tuple(bench.runs), generator_first=first)
+        best = {load: best_fixed(so_far, BURSTS, load)[0] for load in so_far.loads(BURSTS)}
+        await bench.measure_all(plan_duels(amount, best), before)
         after = await bench.capacity_per_s(amount.capacity_s)
         print(f"capacity afterwards: {after:.1f} a second", flush=True)
     pool.close()
-    return Replay(VARIANTS, MIX, before, after, tuple(bench.runs), generator_first=first)
+    return replace(so_far, capacity_after_per_s=after, runs=tuple(bench.runs))
 
 
 def main(argv: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ PHISERVE = "phiserve"
 MIX = Mix(budget_ms_low=25, budget_ms_high=500, photographs=3)
 
 BURSTS, POISSON, NEIGHBOUR, STEP = "gamma bursts", "Poisson", "busy neighbour", "burst and after"
+DUEL = "gamma bursts, two in turns"
 BURST_CV2 = 4.0
 BURST_LOADS = (0.5, 3.0, 0.5)
 
@@ -25,6 +26,7 @@ class Amount:
 
     loads: tuple[float, ...]
     rounds: int
+    duel_rounds: int
     run_s: float
     short_run_s: float
     neighbour_loads: tuple[float, ...]
@@ -34,10 +36,11 @@ class Amount:
 
 
 def full_amount() -> Amount:
-    """What results are made of: under 12 minutes with three traces."""
+    """What results are made of: under 21 minutes with three traces."""
     return Amount(
         loads=(0.3, 0.7, 1.0, 1.5, 3.0),
         rounds=2,
+        duel_rounds=6,
         run_s=8.0,
         short_run_s=6.0,
         neighbour_loads=(0.3, 0.7, 1.0),
@@ -48,12 +51,13 @@ def full_amount() -> Amount:
 
 
 def quick_amount() -> Amount:
-    """About a minute: one short round, to see that everything works."""
+    """About a minute: short rounds, to see that everything works."""
     return Amount(
         loads=(0.7, 3.0),
         rounds=1,
-        run_s=2.5,
-        short_run_s=2.0,
+        duel_rounds=1,
+        run_s=2.0,
+        short_run_s=1.5,
         neighbour_loads=(0.7,),
         step_s=(1.5, 1.0, 2.0),
         step_rounds=1,
@@ -92,7 +96,7 @@ class Scenario:
 
 
 def plan(amount: Amount, variants: Sequence[str], traces: Sequence[Path]) -> list[Scenario]:
-    """Every run, in order. Policies take turns within a round, each round beginning with another one."""
+    """Every run but the duels, in order. Policies take turns within a round, each round beginning with another one."""
     policies = (*variants, PHISERVE)
     bursts, poisson = gamma_bursts(BURST_CV2), gamma_bursts(1.0)
     found = list(_in_turns(BURSTS, bursts, policies, amount.loads, amount.rounds, amount.run_s))
@@ -109,6 +113,21 @@ def plan(amount: Amount, variants: Sequence[str], traces: Sequence[Path]) -> lis
         for policy in (variants[-1], PHISERVE)
     ]
     return found
+
+
+def plan_duels(amount: Amount, best_fixed: Mapping[float, str]) -> list[Scenario]:
+    """The variant that `best_fixed` names for each load and phiserve, in turns, with requests that neither has had.
+
+    Which variant is best is known from the runs before. Those cannot say by how much as well: they are few, and the
+    best of several noisy figures is too high.
+    """
+    bursts, seeds = gamma_bursts(BURST_CV2), range(amount.rounds, amount.rounds + amount.duel_rounds)
+    return [
+        Scenario(DUEL, bursts, policy, (load,), (amount.run_s,), seed)
+        for seed in seeds
+        for load, variant in best_fixed.items()
+        for policy in ((variant, PHISERVE) if seed % 2 else (PHISERVE, variant))
+    ]
 
 
 def _in_turns(  # noqa: PLR0917 - one row of the plan, read in this order above

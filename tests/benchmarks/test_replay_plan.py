@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.replay_plan import BURSTS, MIX, NEIGHBOUR, PHISERVE, STEP, full_amount, plan, quick_amount
+from benchmarks.replay_plan import BURSTS, MIX, NEIGHBOUR, PHISERVE, STEP, full_amount, plan, plan_duels, quick_amount
 from benchmarks.traffic import schedule
 
 VARIANTS = ("lite0", "lite1", "lite2")
@@ -45,11 +45,11 @@ def test_every_load_is_measured_at_least_twice():
     assert sorted(s.load for s in found) == [0.3, 0.3, 0.7, 0.7, 1.0, 1.0, 1.5, 1.5, 3.0, 3.0]
 
 
-@pytest.mark.parametrize(("amount", "seconds_max"), [(full_amount(), 12 * 60), (quick_amount(), 75)])
+@pytest.mark.parametrize(("amount", "seconds_max"), [(full_amount(), 21 * 60), (quick_amount(), 75)])
 def test_a_replay_is_bounded_in_time(amount, seconds_max, traces):
     """Offered time and pauses, with three traces for the full one, leave room for the start within the bound."""
     given = traces * 3 if amount == full_amount() else []
-    scenarios = plan(amount, VARIANTS, given)
+    scenarios = plan(amount, VARIANTS, given) + plan_duels(amount, dict.fromkeys(amount.loads, VARIANTS[0]))
     seconds = sum(sum(scenario.durations_s) + 0.3 for scenario in scenarios) + 2 * (1 + amount.capacity_s)
     assert seconds + 20 <= seconds_max
 
@@ -64,3 +64,16 @@ def test_the_burst_is_in_the_middle():
 def test_only_one_scenario_has_a_neighbour():
     """The core is burnt where that is what is measured, and nowhere else."""
     assert {scenario.name for scenario in plan(full_amount(), VARIANTS, []) if scenario.neighbour} == {NEIGHBOUR}
+
+
+def test_duels_take_turns_on_requests_that_were_not_chosen_by():
+    """Both get the same requests in each round, each goes first as often, and no seed is one the best was found on."""
+    amount = full_amount()
+    found = plan_duels(amount, {0.3: "lite1", 3.0: "lite0"})
+    chosen_by = {s.seed for s in plan(amount, VARIANTS, []) if s.name == BURSTS}
+    assert not chosen_by & {s.seed for s in found}
+    for first, second in zip(found[::2], found[1::2], strict=True):
+        assert {first.policy, second.policy} == {PHISERVE, {0.3: "lite1", 3.0: "lite0"}[first.load]}
+        offered = [schedule(s.shape, s.stretches(80.0), MIX, s.seed) for s in (first, second)]
+        assert offered[0] == offered[1]
+    assert sum(s.policy == PHISERVE for s in found[::2]) == len(found) / 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import replay_report
-from benchmarks.replay_plan import BURSTS, MIX, NEIGHBOUR, PHISERVE, POISSON, STEP, Scenario
+from benchmarks.replay_plan import BURSTS, DUEL, MIX, NEIGHBOUR, PHISERVE, POISSON, STEP, Scenario
 from benchmarks.replay_report import Replay, Run, best_fixed
 from benchmarks.scores import score
 from benchmarks.server_metrics import ServerAccount
@@ -34,6 +34,10 @@ def replay(ours_at_3=80, recovered=100):
         *(run(BURSTS, "lite1", load, share, top1=76.7) for load, share in ((1.0, 97), (3.0, 40))),
         *(run(BURSTS, PHISERVE, load, share, top1=76.0) for load, share in ((1.0, 99), (3.0, ours_at_3))),
         *(run(BURSTS, PHISERVE, 1.0, share, seed=1, top1=76.0) for share in (97, 98)),
+        *(run(DUEL, "lite1", 1.0, share, seed=seed, top1=76.7) for seed, share in enumerate((97, 98, 97))),
+        *(run(DUEL, PHISERVE, 1.0, share, seed=seed, top1=76.0) for seed, share in enumerate((99, 100, 99))),
+        *(run(DUEL, "lite0", 3.0, share, seed=seed) for seed, share in enumerate((60, 61, 62))),
+        *(run(DUEL, PHISERVE, 3.0, ours_at_3 + more, seed=seed, top1=76.0) for seed, more in enumerate((0, 1, 0))),
         run(POISSON, PHISERVE, 1.0, 90),
         run(NEIGHBOUR, PHISERVE, 0.7, 100),
         run(STEP, PHISERVE, 3.0, recovered),
@@ -64,7 +68,18 @@ def test_aims_that_are_reached_are_said_so(tmp_path):
     text = written(tmp_path, replay(ours_at_3=99))
     rows = [line for line in text.splitlines() if line.startswith("| ") and line.endswith(" yes |")]
     assert len(rows) == 5
-    assert "| effective accuracy at load 1, best fixed variant in hindsight | ≥ 74.40 (lite1) | 74.48 | yes |" in rows
+    assert any("effective accuracy at load 1, points ahead" in row and "| ≥ 0 (lite1) | +0.84 (" in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("ours_at_3", "verdict"),
+    [(99, "yes |"), (61, "yes, within noise |"), (59, "**no**, within noise |"), (50, "**no** |")],
+)
+def test_a_duel_says_whether_its_rounds_tell_both_apart(tmp_path, ours_at_3, verdict):
+    """Ahead or behind by the mean, and marked where the interval of the rounds holds no difference, too."""
+    text = written(tmp_path, replay(ours_at_3=ours_at_3))
+    row = next(line for line in text.splitlines() if line.startswith("| effective accuracy at load 3"))
+    assert row.endswith(verdict), row
 
 
 @pytest.mark.parametrize(
