@@ -121,7 +121,8 @@ def _best_at(menu: Menu, demand: _Demand, width: int) -> tuple[float, Operation]
         return -flooded.utilisation, Operation(flooded.price, flooded.price, 1.0, width)
     best, best_worth = IDLE, -math.inf
     for below, above in zip(points, points[1:] or points, strict=False):
-        for share in _MIXES:
+        # Where both serve everybody alike there is nothing to mix, and rounding must not decide on it.
+        for share in _MIXES if below.chosen != above.chosen else _MIXES[:1]:
             accuracy = _mean(below.accuracy, above.accuracy, share)
             if accuracy <= best_worth:
                 continue  # not even without a loss: most of them, and the event loop waits for each

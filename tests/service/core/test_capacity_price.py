@@ -44,6 +44,13 @@ def test_one_variant_alone_is_free_until_the_cores_are_full() -> None:
     assert price(300) > 0
 
 
+def test_where_two_prices_serve_everybody_alike_the_lower_one_is_meant() -> None:
+    """From the price on at which all take the cheapest variant nothing changes: not yet what it earns is the price."""
+    found = operation(60, [15 * MS, 15 * MS, 500 * MS, 500 * MS])
+    assert found.below == found.above
+    assert found.above < 75 / (10 * MS)
+
+
 def test_overload_is_priced_at_what_the_cheapest_variant_earns() -> None:
     """Above the capacity of the cheapest variant no choice but that one is worth its time."""
     assert operation(500).below >= 75 / (10 * MS) * 0.999
