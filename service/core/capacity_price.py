@@ -14,19 +14,19 @@ Pure functions of a menu, a sample of budgets and a rate.
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
-from service.core.menu import Choice, Menu
-from service.core.queueing_loss import Run, lost_share
-from service.core.request import DEFAULT_POLICY
+from service.core.menu import Menu
+from service.core.price_points import Option, options_of, points_of, sample_of, service_at
+from service.core.queueing_loss import least_lost, lost_share
+from service.core.run_mix import Mix, Service
 
-# Shares at the lower price, of equals the first: where both prices serve everybody alike, as with one variant only,
-# core time that nobody else wants is free.
-_MIXES = (1.0, 0.75, 0.5, 0.25, 0.0)
+# Shares at the lower of two prices; all at either of them is a point of its own.
+_SHARES = (0.75, 0.5, 0.25)
+_SURELY = 1 + 1e-9  # more than what rounding takes away
 
 # Where requests also take the workers' cores outside their runs, a run on several cores waits for the one that is taken
 # away: above this utilisation it takes longer than its profile says.
@@ -53,45 +53,22 @@ IDLE = Operation(0.0, 0.0, 1.0, None)
 
 
 @dataclass(frozen=True, slots=True)
-class _Option:
-    """A way to serve one image: what it earns, the core time it takes, the budget it needs."""
-
-    accuracy: float
-    core_ns: float
-    budget_ns: int
-    run_ns: int
-    threads: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Point:
-    """What serving everybody at one price would earn and take, on average per request, and how each is served."""
-
-    price: float
-    accuracy: float
-    core_ns: float
-    utilisation: float
-    chosen: Sequence[_Option | None]
-    budgets_ns: Sequence[int]
-
-    def runs(self, weight: float) -> list[Run]:
-        """The runs of `weight` of all requests, served so. Made when asked: few points are looked at so closely."""
-        share = weight / len(self.chosen)
-        return [
-            Run(share, option.run_ns, option.threads, budget_ns)
-            for option, budget_ns in zip(self.chosen, self.budgets_ns, strict=True)
-            if option
-        ]
-
-
-@dataclass(frozen=True, slots=True)
 class _Demand:
-    """What is asked of the workers."""
+    """What is asked of the workers. `budgets_ns` rise."""
 
     budgets_ns: Sequence[int]
     workers: int
     arrivals_per_ns: float
     side_core_ns: float
+
+    def utilisation(self, core_ns: float) -> float:
+        """Share of the cores that is busy if a request takes so much of them."""
+        return self.arrivals_per_ns * core_ns / self.workers
+
+    @property
+    def core_ns_max(self) -> float:
+        """What a request may take at most for the cores not to be flooded."""
+        return self.workers / self.arrivals_per_ns * _SURELY
 
 
 def best_operation(
@@ -103,132 +80,99 @@ def best_operation(
     """
     if not budgets_ns or arrivals_per_ns <= 0.0:
         return IDLE
-    demand = _Demand(budgets_ns, workers, arrivals_per_ns, side_core_ns)
+    demand = _Demand(sorted(budgets_ns), workers, arrivals_per_ns, side_core_ns)
+    options = options_of(menu, workers)
     widths = [threads for threads, _ in menu.fastest_by_width if threads <= workers]
-    found = [_best_at(menu, demand, width) for width in widths]
-    narrow = found[0]
-    limit = _WIDE_UTILISATION_MAX if side_core_ns else 1.0
-    roomy = [best for best in found[1:] if best[1].utilisation <= limit]
-    return max([narrow, *roomy], key=lambda best: best[0])[1]
+    worth, best = -math.inf, IDLE
+    for width in widths:
+        found_worth, found = _Search(options, demand, width).best(worth)
+        roomy = width == widths[0] or not side_core_ns or found.utilisation <= _WIDE_UTILISATION_MAX
+        if found_worth > worth and roomy:
+            worth, best = found_worth, found
+    return best
 
 
-def _best_at(menu: Menu, demand: _Demand, width: int) -> tuple[float, Operation]:
-    """The best working point with runs of `width`, and its worth: points a request, or minus the load of a flood."""
-    points = _points(menu, demand, width)
-    flooded = points[-1]
-    if flooded.utilisation >= 1.0:
-        # Time is worth what the cheapest choice earns with it, and the width that is flooded least is best.
-        return -flooded.utilisation, Operation(flooded.price, flooded.price, 1.0, width)
-    best, best_worth = IDLE, -math.inf
-    for below, above in zip(points, points[1:] or points, strict=False):
-        # Where both serve everybody alike there is nothing to mix, and rounding must not decide on it.
-        for share in _MIXES if below.chosen != above.chosen else _MIXES[:1]:
-            accuracy = _mean(below.accuracy, above.accuracy, share)
-            if accuracy <= best_worth:
-                continue  # not even without a loss: most of them, and the event loop waits for each
-            worth = accuracy * (1.0 - _lost_share(below, above, share, demand.workers, width))
-            if worth > best_worth:
-                best_worth = worth
-                best = Operation(
-                    below.price if share > 0.0 else above.price,
-                    above.price if share < 1.0 else below.price,
-                    min(1.0, _mean(below.utilisation, above.utilisation, share)),
-                    width,
-                )
-    return best_worth, best
+class _Search:
+    """For the best working point with runs of one width, among points at rising prices and mixes of neighbours."""
 
+    def __init__(self, options: Sequence[Option], demand: _Demand, width: int) -> None:
+        self._demand = demand
+        self._servers = demand.workers // width
+        self._sample = sample_of(demand.budgets_ns, options, width)
+        self._points = points_of(self._sample, demand.side_core_ns, demand.core_ns_max)
+        self._utilisations = [demand.utilisation(point.core_ns) for point in self._points]
+        self._rests = [point.overruns_ns / point.busy_ns if point.busy_ns else 0.0 for point in self._points]
+        self._services: dict[int, Service] = {}
+        self._worth = -math.inf
+        self._best = (0, 0, 1.0)
 
-def _points(menu: Menu, demand: _Demand, width: int) -> list[_Point]:
-    """What each price would bring, rising. Budgets too short for runs of `width` are served by other ones."""
-    allowed = [choice for choice in menu.allowed(DEFAULT_POLICY) if choice.threads <= demand.workers]
-    usual = [option for choice in allowed if choice.threads == width for option in _options(choice)]
-    other = [option for choice in allowed if choice.threads != width for option in _options(choice)]
-    hulls: list[_Hull] = []
-    known: dict[tuple[int, ...], _Hull] = {}
-    for budget_ns in demand.budgets_ns:
-        fitting = [option for option in usual if option.budget_ns <= budget_ns]
-        fitting = fitting or [option for option in other if option.budget_ns <= budget_ns]
-        which = tuple(map(id, fitting))  # most budgets allow the same
-        hull = known.get(which)
-        if hull is None:
-            hull = known[which] = _Hull(fitting)
-        hulls.append(hull)
-    prices = sorted({0.0, *(step for hull in known.values() for step in hull.prices)})
-    return [_point(price, hulls, demand) for price in prices]
+    def best(self, beyond: float) -> tuple[float, Operation]:
+        """The best point or mix, and its worth: top-1 points a request, or minus the load of a flood.
 
+        One worth no more than `beyond` need not be the best.
+        """
+        utilisation, price = self._utilisations[-1], self._points[-1].price
+        if utilisation >= 1.0:
+            # Time is worth what the cheapest choice earns with it, and the width that is flooded least is best.
+            return -utilisation, Operation(price, price, 1.0, self._sample.width)
+        self._worth = beyond
+        # The most promising first: few need a closer look until no further one can win, and the event loop waits.
+        for most, at, after in sorted(self._promising(), key=itemgetter(0), reverse=True):
+            if most <= self._worth:
+                break
+            for share in _SHARES if at != after else (1.0,):
+                self._try(at, after, share)
+        return self._worth, self._operation(*self._best)
 
-def _options(choice: Choice) -> list[_Option]:
-    """A choice at each batch size. A full batch must first wait for the run before it: twice its latency."""
-    options = []
-    for size in choice.batch_sizes:
-        latency_ns = choice.latency_ns(size)
-        needed_ns = latency_ns if size == 1 else 2 * latency_ns
-        options.append(
-            _Option(choice.accuracy, latency_ns * choice.threads / size, needed_ns, latency_ns, choice.threads)
-        )
-    return options
+    def _promising(self) -> Iterator[tuple[float, int, int]]:
+        """The points, and neighbours to mix, and what they are worth at most. None of a flood: the last point is none.
 
-
-class _Hull:
-    """What of a set of options is worth taking at some price: the concave hull of accuracy over core time.
-
-    `prices` are those at which the best option changes, rising; the last is what the cheapest option earns per
-    core-nanosecond, above which nothing is worth serving.
-    """
-
-    def __init__(self, options: Sequence[_Option]) -> None:
-        kept: list[_Option] = []
-        for option in sorted(options, key=lambda o: (o.core_ns, -o.accuracy)):
-            if kept and option.accuracy <= kept[-1].accuracy:
+        Where the same is chosen at two prices there is nothing to mix, and of the two the lower one is meant: where
+        everybody is served alike, as with one variant only, core time that nobody else wants is free.
+        """
+        for at, (before, point) in enumerate(zip([None, *self._points], self._points, strict=False)):
+            utilisation = self._utilisations[at]
+            if utilisation >= 1.0 or (before and before.chosen == point.chosen):
                 continue
-            while len(kept) > 1 and _slope(kept[-2], option) >= _slope(kept[-2], kept[-1]):
-                kept.pop()
-            kept.append(option)
-        # Dearest first: at a price of zero the most accurate is best.
-        self.options = kept[::-1]
-        self.prices = [_slope(cheap, dear) * (1 + 1e-9) for dear, cheap in itertools.pairwise(self.options)]
-        if kept:
-            self.prices.append(kept[0].accuracy / kept[0].core_ns)
+            yield self._most(at, at, point.accuracy, utilisation), at, at
+            if before:
+                yield self._most(at - 1, at, before.accuracy, utilisation), at - 1, at
 
-    def best(self, price: float) -> _Option | None:
-        """The option that maximises accuracy minus price times core time; None if there is no option at all."""
-        if not self.options:
-            return None
-        return self.options[min(bisect.bisect_right(self.prices, price), len(self.options) - 1)]
+    def _most(self, at: int, after: int, accuracy: float, utilisation: float) -> float:
+        """What mixes of two points, of at most this accuracy and at least this utilisation, are worth at most."""
+        sample = self._sample
+        requests = len(sample.budgets_ns)
+        rests = min(self._rests[at], self._rests[after])
+        lost = least_lost(rests, requests - sample.usual_from, servers=self._servers, utilisation=utilisation)
+        return accuracy * (1.0 - lost / requests) * _SURELY
 
+    def _try(self, at: int, after: int, share: float) -> None:
+        """Keep in mind the mix of so large a `share` as at `at`, the rest as at `after`, if it is the best so far."""
+        one, other = self._points[at], self._points[after]
+        accuracy = _mean(one.accuracy, other.accuracy, share)
+        utilisation = _mean(self._utilisations[at], self._utilisations[after], share)
+        if utilisation >= 1.0 or self._most(at, after, accuracy, utilisation) <= self._worth:
+            return
+        lost = lost_share(
+            Mix(self._service(at), self._service(after), share),
+            requests=len(self._sample.budgets_ns),
+            workers=self._demand.workers,
+            width=self._sample.width,
+            utilisation=utilisation,
+            core_ns=_mean(one.core_ns, other.core_ns, share),
+        )
+        if accuracy * (1.0 - lost) > self._worth:
+            self._worth, self._best = accuracy * (1.0 - lost), (at, after, share)
 
-def _slope(cheap: _Option, dear: _Option) -> float:
-    return (dear.accuracy - cheap.accuracy) / (dear.core_ns - cheap.core_ns)
+    def _service(self, at: int) -> Service:
+        found = self._services.get(at)
+        if found is None:
+            found = self._services[at] = service_at(self._sample, self._points[at])
+        return found
 
-
-def _point(price: float, hulls: Sequence[_Hull], demand: _Demand) -> _Point:
-    """Everybody takes the option worth most at `price`; those for whom none is feasible take and earn nothing."""
-    best = {hull: hull.best(price) for hull in set(hulls)}
-    chosen = [best[hull] for hull in hulls]
-    share = 1.0 / len(hulls)
-    core_ns = sum(option.core_ns for option in chosen if option) * share + demand.side_core_ns
-    return _Point(
-        price,
-        sum(option.accuracy for option in chosen if option) * share,
-        core_ns,
-        demand.arrivals_per_ns * core_ns / demand.workers,
-        chosen,
-        demand.budgets_ns,
-    )
-
-
-def _lost_share(below: _Point, above: _Point, share: float, workers: int, width: int) -> float:
-    """Share of requests that wait too long with `share` of them at the lower price, the rest at the higher."""
-    utilisation = _mean(below.utilisation, above.utilisation, share)
-    # A flood is judged by its size alone, so that its runs need not be made: most of the mixes in one.
-    parts = ((below, share), (above, 1.0 - share)) if utilisation < 1.0 else ()
-    return lost_share(
-        [run for point, weight in parts if weight for run in point.runs(weight)],
-        workers=workers,
-        width=width,
-        utilisation=utilisation,
-        core_ns=_mean(below.core_ns, above.core_ns, share),
-    )
+    def _operation(self, at: int, after: int, share: float) -> Operation:
+        utilisation = _mean(self._utilisations[at], self._utilisations[after], share)
+        return Operation(self._points[at].price, self._points[after].price, min(1.0, utilisation), self._sample.width)
 
 
 def _mean(below: float, above: float, share: float) -> float:

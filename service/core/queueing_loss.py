@@ -8,8 +8,8 @@ up as the load nears capacity. Pure functions; estimates for comparing ways to s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+
+from service.core.run_mix import Mix
 
 # The M/M/c tail is that of first come, first served. Serving the earliest deadline first loses next to nothing as long
 # as some budgets are long, since those do the waiting; except where the cores are so full that the queue is never
@@ -19,58 +19,43 @@ _EDF_SHARE = 0.005
 _EDF_EXPONENT = 40
 
 
-class Run(NamedTuple):
-    """How one kind of request is served: its share of all, its run's length and cores, and its budget.
-
-    A tuple, since a thousand are made for each price.
-    """
-
-    share: float
-    run_ns: int
-    threads: int
-    budget_ns: int
-
-
-def lost_share(runs: Sequence[Run], *, workers: int, width: int, utilisation: float, core_ns: float) -> float:
-    """Share of requests that wait longer than their budgets allow.
+def lost_share(mix: Mix, *, requests: int, workers: int, width: int, utilisation: float, core_ns: float) -> float:
+    """Share of a sample of so many `requests` that waits longer than its budgets allow, if served by this `mix`.
 
     `width`: cores of the usual run; the workers serve as `workers // width` servers. `core_ns`: mean core time of a
-    request. The chance to find all servers busy is Sakasegawa's approximation (1977); the rest of the run that is met
-    is distributed as in renewal theory, long runs being met more often; `servers` of them end independently. A request
-    that needs another width than the usual waits until so many workers are free at once.
+    request. The rest of the run that is met is distributed as in renewal theory; `servers` of them end independently. A
+    request that needs another width than the usual waits until so many workers are free at once.
     """
     if utilisation >= 1.0:
         return 2.0 - 1.0 / utilisation
-    busy_ns = sum(run.share * run.run_ns for run in runs)
-    if busy_ns <= 0.0:
+    if mix.busy_ns <= 0.0:
         return 0.0
     servers = workers // width
-    waits = utilisation ** (math.sqrt(2.0 * (servers + 1)) - 1.0)
+    waits = _waits(servers, utilisation)
+    lost = waits * sum([rest**servers for rest in mix.rests()])
+    if mix.one.unusual:
+        for threads, rests in mix.unusual_rests().items():
+            lost += rests * poisson_tail(utilisation * workers, max(1, workers - threads + 1))
+    waits *= max(_EDF_SHARE, utilisation**_EDF_EXPONENT)
     decay = workers * (1.0 - utilisation) / core_ns
-    edf_share = max(_EDF_SHARE, utilisation**_EDF_EXPONENT)
-    fastest_ns = min((run.run_ns for run in runs if run.threads == width), default=0)
-    # Few lengths for many budgets: this sum is the dear part, and the event loop waits for it.
-    share_by_length: dict[int, float] = {}
-    for run in runs:
-        share_by_length[run.run_ns] = share_by_length.get(run.run_ns, 0.0) + run.share
-    lengths, longest_ns = list(share_by_length.items()), max(share_by_length)
-    blocked = queued = 0.0
-    for run in runs:
-        usual = run.threads == width
-        slack_ns = run.budget_ns - (fastest_ns if usual else run.run_ns)
-        # Chance that a run, met under way, goes on for longer than the slack.
-        rest = 0.0
-        if slack_ns < longest_ns:
-            for length_ns, share in lengths:
-                if length_ns > slack_ns:
-                    rest += share * (length_ns - slack_ns)
-            rest /= busy_ns
-        if usual:
-            blocked += run.share * waits * rest**servers
-        else:
-            blocked += run.share * rest * poisson_tail(utilisation * workers, max(1, workers - run.threads + 1))
-        queued += run.share * edf_share * waits * math.exp(-decay * max(0.0, run.budget_ns - core_ns))
-    return max(blocked, queued)
+    # Most often more are blocked than could be lost to a queue, even if all budgets were as short as the shortest.
+    if waits * len(mix.budgets_ns) * math.exp(-decay * max(0.0, mix.budgets_ns[0] - core_ns)) > lost:
+        queued = sum([math.exp(-decay * max(0.0, budget_ns - core_ns)) for budget_ns in mix.budgets_ns])
+        lost = max(lost, waits * queued)
+    return lost / requests
+
+
+def least_lost(rests: float, among: int, *, servers: int, utilisation: float) -> float:
+    """How many of `among` requests of the usual width are lost at least, if `rests` is the least sum of `Mix.rests`.
+
+    As many as are blocked if all have the same chance: the mean of powers is at least the power of the mean.
+    """
+    return _waits(servers, utilisation) * among * (rests / among) ** servers if among else 0.0
+
+
+def _waits(servers: int, utilisation: float) -> float:
+    """The chance to find all servers busy: Sakasegawa's approximation (1977)."""
+    return math.pow(utilisation, math.sqrt(2.0 * (servers + 1)) - 1.0)
 
 
 def poisson_tail(mean: float, at_least: int) -> float:

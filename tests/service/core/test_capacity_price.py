@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.capacity_price import IDLE, Operation, best_operation
 from service.core.menu import Menu
 from tests.fakes.menus import MS, choice, cpu_menu, gpu_menu, two_width_menu
+from tests.service.core.every_working_point import every_working_point
 
 LONG = [500 * MS] * 8
 
@@ -107,3 +110,44 @@ def test_a_working_point_is_always_sound(rate: float, budgets_ms: list[float], w
     )
     assert 0 <= found.below <= found.above < 1
     assert 0 <= found.utilisation <= 1
+
+
+@st.composite
+def menus(draw: st.DrawFn) -> Menu:
+    """Variants that cost more the more accurate they are, on one width or several; batches pay or do not."""
+    widths = draw(st.sampled_from([(1,), (1, 2), (1, 2, 4)]))
+    marginal = draw(st.sampled_from([0.1, 0.4, 1.0]))
+    choices, top1, ms = [], 60.0, draw(st.floats(1, 10))
+    for number in range(draw(st.integers(1, 5))):
+        top1 += draw(st.floats(0.1, 5))
+        ms *= draw(st.floats(1.05, 3))
+        for threads in widths:
+            by_size = {size: ms / threads**0.7 * (1 + marginal * (size - 1)) for size in (1, 2, 4, 8, 16)}
+            choices.append(choice(f"v{number}", top1, by_size, threads))
+    return Menu(choices)
+
+
+@given(
+    menu=menus(),
+    load=st.floats(0.02, 1.3),
+    budgets_ms=st.lists(st.floats(2, 400), min_size=1, max_size=12),
+    more_workers=st.integers(0, 2),
+    side_ms=st.sampled_from([0.0, 2.0]),
+)
+def test_no_working_point_is_worth_more(
+    menu: Menu, load: float, budgets_ms: list[float], more_workers: int, side_ms: float
+) -> None:
+    """What is found is one of all there are, and none of those is worth more, reckoned the plain way."""
+    workers = max(threads for threads, _ in menu.fastest_by_width) + more_workers
+    rate = load * workers / (menu.cheapest.core_ns_per_image + side_ms * MS)
+    budgets_ns = [round(budget * MS) for budget in budgets_ms]
+    found = best_operation(menu, budgets_ns, workers=workers, arrivals_per_ns=rate, side_core_ns=side_ms * MS)
+    every = every_working_point(menu, budgets_ns, workers=workers, arrivals_per_ns=rate, side_core_ns=side_ms * MS)
+    worth = max(value for operation, value in every.items() if is_same(operation, found))
+    assert worth >= max(every.values()) - 1e-9 * abs(worth)
+
+
+def is_same(one: Operation, other: Operation) -> bool:
+    """But for rounding."""
+    pairs = ((one.below, other.below), (one.above, other.above), (one.utilisation, other.utilisation))
+    return one.width == other.width and all(math.isclose(a, b, rel_tol=1e-8) for a, b in pairs)
