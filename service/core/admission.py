@@ -2,8 +2,9 @@
 
 A request that was admitted should make its deadline. So one more is taken only if, with everybody served by the
 cheapest choice and the earliest deadline first, it makes its own and everybody who is due after it still makes theirs.
-Only by runs that the planner would start for it: at a high price of core time none that is wider, or a smaller batch,
-than what it earns pays for. Requests that are being decoded count as well as those queued.
+Only by runs that the planner would start: at a high price of core time none that is wider, or a smaller batch, than
+what it earns pays for. Where only full batches pay, whoever a newcomer moves into the next batch is done a whole batch
+later. Requests that are being decoded count as well as those queued.
 
 List scheduling (Graham 1966): on W workers that are free at given times, a run with work W' before it starts no later
 than (sum of free times + W') / W.
@@ -22,6 +23,7 @@ from service.core.request import RoutingPolicy
 
 NS_PER_MS = 1_000_000
 _NEAR = 48
+_NEVER_NS = 1 << 62
 _LOOKAHEAD_RATIO = 1.1
 _COST_WEIGHT = 1 / 32
 _PAYS = 1 + 1e-6  # what is worth exactly its price pays: under a flood that is the cheapest choice
@@ -134,7 +136,7 @@ class Admission:
         if done_ns > deadline_ns:
             wait_ns = done_ns - ready_ns - run_ns
             return Infeasible(f"the queue ahead takes about {wait_ns / NS_PER_MS:.1f} ms", done_ns - ready_ns)
-        late_by_ns = self._worst_lateness_ns(deadline_ns, free_ns)
+        late_by_ns = self._worst_lateness_ns(deadline_ns, free_ns, price)
         if late_by_ns > 0:
             needed_ns = self._done_ns(door, self._waiting) - ready_ns
             return Infeasible("it would cost requests already admitted their deadlines", needed_ns, late_by_ns)
@@ -147,7 +149,7 @@ class Admission:
     def _done_ns(self, door: _Door, ahead: int) -> int:
         """When the soonest of the allowed runs would be done; a run on several cores waits until that many are free.
 
-        Of those ahead, whole batches go first, and the rest share the newcomer's.
+        Of those ahead, whole batches go first, and the rest share the newcomer's, which is the smallest that pays.
         """
         free_ns, waiting = door.free_ns, self._waiting
         fitting = [choice for choice in self._menu.allowed(door.policy) if choice.threads <= len(free_ns)]
@@ -155,15 +157,20 @@ class Admission:
         starts_ns = {size: self._start_ns(free_ns, ahead - ahead % size) for size in batches}
         done_ns = []
         for choice in fitting:
-            start_ns = max(starts_ns[choice.batch_sizes[-1]], free_ns[choice.threads - 1])
+            largest = choice.batch_sizes[-1]
+            start_ns = max(starts_ns[largest], free_ns[choice.threads - 1])
             # What would start at once, with nobody waiting, is run whatever it costs.
             free = not door.price or (start_ns == door.ready_ns and not waiting)
-            run_ns = choice.alone_ns if free else _paying_ns(choice, door.price, waiting)
-            if run_ns is not None:
-                done_ns.append(start_ns + run_ns)
+            paying = 1 if free else _paying_size(choice, door.price)
+            if paying is not None:
+                done_ns.append(start_ns + choice.latency_ns(max(ahead % largest + 1, min(paying, waiting + 1))))
         if not done_ns:
+            # Runs are predicted to take longer than when the price was solved. Full batches are run even so.
             start_ns = self._start_ns(free_ns, ahead)
-            done_ns = [max(start_ns, free_ns[choice.threads - 1]) + choice.alone_ns for choice in fitting]
+            for choice in fitting:
+                largest = choice.batch_sizes[-1]
+                run_ns = choice.latency_ns(largest) if waiting >= largest else choice.alone_ns
+                done_ns.append(max(start_ns, free_ns[choice.threads - 1]) + run_ns)
         return min(done_ns) + self.overhead_ns
 
     def _start_ns(self, free_ns: Sequence[int], ahead: int) -> int:
@@ -181,40 +188,61 @@ class Admission:
         """How much more core time requests take than the cheapest choice's, since some are pinned."""
         return max(1.0, (self._mean_cost_ns or 0.0) / self._menu.cheapest.core_ns_per_image)
 
-    def _worst_lateness_ns(self, deadline_ns: int, free_ns: Sequence[int]) -> int:
-        """By how much the request behind the newcomer that is hit worst would be late; looks at spaced positions.
+    def _worst_lateness_ns(self, deadline_ns: int, free_ns: Sequence[int], price: float) -> int:
+        """By how much the request behind the newcomer that is hit worst would be late; looks at spaced places.
 
-        Each shares a batch with those before it, and the newcomer is among those.
+        The newcomer moves each of them on by one place, and the last of every batch into the next one. Only batches
+        that pay are counted on: where nothing but a full one does, nobody has the short run of the few before it.
         """
-        cheapest, dearer, workers, free_sum_ns = self._menu.cheapest, self._dearer, len(free_ns), sum(free_ns)
-        run_ns, worst_ns = cheapest.alone_ns, 0
-        for due_ns in self._later(deadline_ns):
-            work_ns = cheapest.work_ns(self.due_by(due_ns) + 1) * dearer
-            done_ns = int((free_sum_ns + work_ns + (workers - 1) * run_ns) / workers)
-            worst_ns = max(worst_ns, max(free_ns[0] + run_ns, done_ns) + self.overhead_ns - due_ns)
+        ahead, waiting = self.due_by(deadline_ns), self._waiting
+        if ahead == waiting:
+            return 0
+        cheapest, workers, free_sum_ns, worst_ns = self._menu.cheapest, len(free_ns), sum(free_ns), 0
+        largest = cheapest.batch_sizes[-1]
+        paying = _paying_size(cheapest, price) or largest
+        batch_ns = cheapest.work_ns(largest) * self._dearer
+        last = ahead - ahead % paying + paying - 1  # of the batch that the newcomer joins
+        places = [last + nth * paying for nth in _spaced(-(-(waiting - last) // paying))]
+        for at, due_ns in zip(places, self._due_at(places), strict=True):
+            whole, place = divmod(at + 1, largest)
+            start_ns = max(free_ns[0], int((free_sum_ns + whole * batch_ns) / workers))
+            done_ns = start_ns + cheapest.latency_ns(max(place + 1, paying))
+            worst_ns = max(worst_ns, done_ns + self.overhead_ns - due_ns)
         return worst_ns
 
-    def _later(self, deadline_ns: int) -> list[int]:
-        """Deadlines at geometrically spaced places behind `deadline_ns`."""
-        queued, expected = self._queue, self._expected
-        due = [queued[at].deadline_ns for at in _spaced(queued.count_due_by(deadline_ns), len(queued))]
-        due += [expected[at] for at in _spaced(bisect.bisect_right(expected, deadline_ns), len(expected))]
+    def _due_at(self, places: Sequence[int]) -> list[int]:
+        """The deadlines at these places, rising from 0, of all who wait, queued or expected, earliest first."""
+        queued, expected, before, due = self._queue, self._expected, 0, list[int]()
+        if not expected:
+            return [queued[at].deadline_ns for at in places]
+        few = 0  # of those before the place looked at, the expected ones: no fewer than before the last place
+        for at in places:
+            few, many = max(few, at - len(queued)), min(few + at - before, len(expected))
+            while few < many:
+                middle = (few + many) // 2
+                if expected[middle] < queued[at - middle - 1].deadline_ns:
+                    few = middle + 1
+                else:
+                    many = middle
+            of_queue = queued[at - few].deadline_ns if at - few < len(queued) else _NEVER_NS
+            due.append(expected[few] if few < len(expected) and expected[few] < of_queue else of_queue)
+            before = at
         return due
 
 
-def _spaced(start: int, stop: int) -> list[int]:
-    """Positions from `start` to `stop`: the nearest one by one, then ever further apart."""
-    found = list(range(start, min(stop, start + _NEAR)))
-    position = float(start + _NEAR)
-    while position < stop:
+def _spaced(count: int) -> list[int]:
+    """Of so many positions, from 0: the nearest one by one, then ever further apart."""
+    found = list(range(min(count, _NEAR)))
+    position = float(_NEAR)
+    while position < count:
         found.append(int(position))
-        position += max(1.0, (position - start) * (_LOOKAHEAD_RATIO - 1.0))
+        position += max(1.0, position * (_LOOKAHEAD_RATIO - 1.0))
     return found
 
 
-def _paying_ns(choice: Choice, price: float, waiting: int) -> int | None:
-    """Nanoseconds of the smallest run of `choice` that earns its core time, at most of all who wait; or None."""
+def _paying_size(choice: Choice, price: float) -> int | None:
+    """The smallest batch of `choice` that earns its core time at `price`; None if none does."""
     for size in choice.batch_sizes:
         if price * choice.latency_ns(size) * choice.threads <= size * choice.accuracy * _PAYS:
-            return choice.latency_ns(min(size, waiting + 1))
+            return size
     return None

@@ -7,14 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.arrivals import arrivals
+from tests.simulation.machines import MACHINES
 from tests.simulation.study import (
+    NS_PER_S,
     WARM_UP_NS,
     Cell,
+    Recording,
     Result,
     Score,
+    Traffic,
     capacity_per_s,
+    planner_of,
     run_cell,
     run_cells,
+    simulate,
     traffic_of,
     traffics,
 )
@@ -138,3 +145,20 @@ def test_tables_line_up() -> None:
     table = [("load", "ours"), ("0.5", "70.00"), ("10", "7")]
     assert plain(table) == "load  ours\n0.5   70.00\n10    7"
     assert markdown(table) == "| load | ours |\n|---|---|\n| 0.5 | 70.00 |\n| 10 | 7 |"
+
+
+@pytest.mark.parametrize(("noise", "kept"), [(0.0, 0.999), (0.1, 0.99)])
+def test_a_flood_is_refused_at_the_door_where_batches_pay(noise: float, kept: float) -> None:
+    """At three times what full batches carry they stay full, and who is admitted is answered."""
+    build, workers = MACHINES["gpu-b"]
+    rate_per_s, begins_ns = 3 * capacity_per_s("gpu-b"), WARM_UP_NS - NS_PER_S // 3
+    moved = [
+        dataclasses.replace(arrival, at_ns=arrival.at_ns + begins_ns)
+        for arrival in arrivals(5, rate_per_s=rate_per_s, duration_s=0.8)
+    ]
+    first = sum(arrival.at_ns < WARM_UP_NS for arrival in moved)
+    traffic = Traffic(tuple(moved[:first]), tuple(moved[first:]))
+    cell = Cell("gpu-b", "poisson", 3.0, seed=5, requests=len(traffic.counted), noise=noise)
+    report = simulate(planner_of(Recording, build(), workers), cell, traffic)
+    assert report.admitted_attainment > kept
+    assert report.in_time > 0.98 * report.offered / 3

@@ -113,6 +113,40 @@ def test_a_newcomer_rides_in_the_batch_that_pays() -> None:
     assert judge(door(menu), 13, free_ms=(2,), points_per_ms=75 / 2) is None, "a batch of the one that waits"
 
 
+def test_who_shares_a_batch_takes_its_time() -> None:
+    """Seven due before the newcomer make its run one of eight, which takes 16 ms: it has no run of its own."""
+    menu = Menu([choice("only", 75, {1: 10, 8: 16})])
+    assert judge(door(menu, [15.5] * 7), 15.8) is not None
+    assert judge(door(menu, [15.5] * 7), 16) is None
+
+
+def test_who_is_moved_into_the_next_batch_still_makes_it() -> None:
+    """A newcomer moves the eighth into a second batch: where only full ones pay, that one is done after 32 ms."""
+    menu = Menu([choice("only", 75, {1: 10, 8: 16})])
+    found = judge(door(menu, [20.0] * 7 + [30.0]), 18, points_per_ms=75 / 2)
+    assert found.retry_after_ns == 2 * MS
+    assert judge(door(menu, [20.0] * 7 + [32.0]), 18, points_per_ms=75 / 2) is None
+    assert judge(door(menu, [20.0] * 7 + [30.0]), 18) is None, "a batch of one pays"
+
+
+def test_the_next_batch_may_start_with_one_that_is_being_decoded() -> None:
+    """Who is moved on may be queued or expected: the eighth of both by deadline is the one that counts."""
+    menu = Menu([choice("only", 75, {1: 10, 8: 16})])
+    for eighth_ms, fits in ((31.9, False), (32, True)):
+        admission = door(menu, [20.0] * 4 + [200.0] * 4)
+        for request_id, left_ms in enumerate([20, 20, 20, eighth_ms, 200], start=100):
+            admission.expect(request_id, NOW_NS + round(left_ms * MS), ANY, NOW_NS)
+        assert (judge(admission, 18, points_per_ms=75 / 2) is None) is fits
+
+
+def test_a_price_above_what_any_run_earns_leaves_full_batches() -> None:
+    """Predictions rose since the price was solved: under a flood a batch takes all who wait even so."""
+    menu = Menu([choice("only", 75, {1: 10, 8: 16})])
+    assert judge(door(menu, [200.0] * 8), 14, free_ms=(2,), points_per_ms=75 / 2 * 1.01) is not None
+    assert judge(door(menu, [200.0] * 8), 18, free_ms=(2,), points_per_ms=75 / 2 * 1.01) is None
+    assert judge(door(menu, [200.0] * 7), 14, free_ms=(2,), points_per_ms=75 / 2 * 1.01) is None, "no full batch waits"
+
+
 def test_pinned_traffic_makes_the_queue_dearer() -> None:
     """Requests pinned to an expensive variant are not reckoned at the cheapest one's cost."""
     admission = door()
