@@ -7,6 +7,7 @@ nested dataclasses, `tuple[X, ...]` and `dict[str, X]`. Opens no file.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -21,7 +22,11 @@ class StrictJsonError(ValueError):
 
 def dumps(value: Any) -> str:
     """Canonical text of a dataclass: sorted keys, two-space indent, final newline. Equal values, equal bytes."""
-    return json.dumps(dataclasses.asdict(value), indent=2, sort_keys=True, allow_nan=False) + "\n"
+    return json.dumps(value, default=_fields, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
 def loads(kind: type[T], text: str | bytes, where: str) -> T:
@@ -40,7 +45,7 @@ def loads(kind: type[T], text: str | bytes, where: str) -> T:
 
 def _parse(kind: Any, raw: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
-        return _parse_dataclass(typing.cast("type[Any]", kind), raw, where)
+        return _parse_dataclass(kind, raw, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         if raw not in arguments or type(raw) not in {type(argument) for argument in arguments}:
@@ -59,16 +64,28 @@ def _parse(kind: Any, raw: Any, where: str) -> Any:
     return _parse_scalar(kind, raw, where)
 
 
-def _parse_dataclass(kind: type[Any], raw: Any, where: str) -> Any:
+def _parse_dataclass(kind: Any, raw: Any, where: str) -> Any:
     if not isinstance(raw, dict):
         raise StrictJsonError(f"{where} must be an object, got {raw!r}")
-    names = {field.name for field in dataclasses.fields(kind)}
-    if unknown := sorted(raw.keys() - names):
+    hints = _hints(kind)
+    if unknown := sorted(raw.keys() - hints.keys()):
         raise StrictJsonError(f"{where} has unknown keys {unknown}")
-    if missing := sorted(names - raw.keys()):
+    if missing := sorted(hints.keys() - raw.keys()):
         raise StrictJsonError(f"{where} lacks {missing}")
+    # Most values are just what is wanted: nobody needs to be told where they are.
+    return kind(
+        **{
+            name: value if type(value := raw[name]) is hint else _parse(hint, value, f"{where}.{name}")
+            for name, hint in hints.items()
+        }
+    )
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The fields of a dataclass with their types, by name. Kept: a file of labels has a thousand of one kind."""
     hints = typing.get_type_hints(kind)
-    return kind(**{name: _parse(hints[name], raw[name], f"{where}.{name}") for name in sorted(names)})
+    return {name: hints[name] for name in sorted(field.name for field in dataclasses.fields(kind))}
 
 
 def _parse_optional(arguments: tuple[Any, ...], raw: Any, where: str) -> Any:

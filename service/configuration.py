@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from service.settings import Settings, environment_variable, knobs
+from service.settings import Settings, environment_variable, kinds, knobs
 
 CONFIG_VARIABLE = "PHISERVE_CONFIG"
 FILE_BYTES_MAX = 1024**2
@@ -165,7 +165,7 @@ def _problem(name: str, given: Any) -> str | None:
 
 def _plain_kind(name: str) -> Any:
     """The type of a setting, without the None of one that may be left out."""
-    hint = typing.get_type_hints(Settings)[name]
+    hint = kinds()[name]
     if isinstance(hint, types.UnionType):
         (hint,) = (kind for kind in typing.get_args(hint) if kind is not types.NoneType)
     return hint

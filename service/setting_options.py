@@ -10,7 +10,6 @@ import dataclasses
 import inspect
 import os
 import re
-import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from service.configuration import (
     check_environment,
     read_configuration_file,
 )
-from service.settings import Settings, SettingsError, environment_variable, flag, knobs
+from service.settings import Settings, SettingsError, environment_variable, flag, kinds, knobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ def _option(field: dataclasses.Field[Any]) -> inspect.Parameter:
         # The default store depends on the machine the help is read on.
         show_default=field.default_factory is dataclasses.MISSING,
     )
-    kind: Any = list[str] if many else typing.get_type_hints(Settings)[field.name]
+    kind: Any = list[str] if many else kinds()[field.name]
     default = None if many else _default(field)
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]

@@ -12,7 +12,7 @@ import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from model_store.store_root import default_store_root
@@ -277,6 +277,12 @@ def knobs() -> dict[str, Knob]:
     """The knob of each setting, in the order of the fields."""
     hints = typing.get_type_hints(Settings, include_extras=True)
     return {name: hint.__metadata__[0] for name, hint in hints.items()}
+
+
+@functools.cache
+def kinds() -> dict[str, Any]:
+    """The type of each setting. Kept: every look evaluates all annotations, and options ask once a setting."""
+    return typing.get_type_hints(Settings)
 
 
 def _check_networks(text: str) -> None:
