@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
 import typer
+import typer.main
+import typer.testing
 from typer.testing import CliRunner, Result
 
 import service.app
@@ -68,6 +71,10 @@ GIVEN = {
 
 # Settings that make no sense alone, with what they need.
 NEEDED = {"tls_cert": ("tls_key",), "tls_key": ("tls_cert",), "tls_client_ca": ("tls_cert", "tls_key")}
+APP = typer.Typer()
+add_server_commands(APP)
+APP.command("evaluate")(evaluate)
+
 FREE_PORTS = {"port": 0, "grpc_port": 0}
 NO_PORTS = ("--port", "0", "--grpc", "off")
 
@@ -78,9 +85,6 @@ class Commands:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.settings: Settings | None = None
         self.options: dict[str, object] = {}
-        self.app = typer.Typer()
-        add_server_commands(self.app)
-        self.app.command("evaluate")(evaluate)
 
         def begin(settings: Settings, progress: object, **options: object) -> None:
             self.settings, self.options = settings, options
@@ -90,7 +94,7 @@ class Commands:
         monkeypatch.setattr(service.app, "profile_store", begin)
 
     def run(self, *arguments: str, **environment: str) -> Result:
-        return CliRunner().invoke(self.app, arguments, env=environment)
+        return CliRunner().invoke(APP, arguments, env=environment)
 
     def accepted(self, *arguments: str, **environment: str) -> Settings:
         result = self.run(*arguments, **environment)
@@ -98,6 +102,14 @@ class Commands:
         assert result.exit_code == 2
         assert self.settings is not None
         return self.settings
+
+
+@pytest.fixture(scope="module", autouse=True)
+def parser():
+    """Made of the commands once for all calls: with its fifty options that takes longer than most of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))
+        yield
 
 
 @pytest.fixture(scope="module")
