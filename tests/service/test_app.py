@@ -15,12 +15,13 @@ from service.app import StartError, build_server, profile_store, take_ports
 from service.core.engine import Readiness
 from service.core.request import RequestOptions, RoutingPolicy
 from service.errors import NotReady, UnknownVariant
-from service.runtime import calibration
 from service.runtime.providers import Provider
 from service.settings import Settings
 from service.store_loading import plan_machine
 
 NS_PER_S = 1_000_000_000
+
+pytestmark = pytest.mark.usefixtures("rough_figures")
 
 
 @pytest.mark.parametrize(
@@ -57,14 +58,6 @@ def test_a_gpu_has_large_batches_and_help_with_resizing(provider, given, batch, 
     """Where batches save much they are larger, and the idle cores crop and resize; what is asked for goes first."""
     machine = plan_machine(Settings(**given), 16, provider)
     assert (machine.batch_sizes[-1], machine.resize_threads) == (batch, resizers)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def rough_figures():
-    """Measuring takes three rounds: nothing here depends on how good the figures are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "POINT_NS", 1)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from model_store.builder import BuildRequest, build_store
 from model_store.sources import from_untrained
 from service.core.clock import MonotonicClock
 from service.limited_loading import MIB, LimitedLoader
-from service.runtime import calibration, footprints, process_memory
+from service.runtime import footprints, process_memory
 from service.runtime.providers import Provider
 from service.settings import Settings
 from service.store_loading import Machine, UnservableError
@@ -20,13 +20,11 @@ MACHINE = Machine(Provider.CPU, workers=2, thread_widths=(1, 2), batch_sizes=(1,
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Path:
+def built(rough_figures, tmp_path_factory) -> Path:
     """Two networks of different size, and what they take of memory, measured once for all tests."""
     root = tmp_path_factory.mktemp("limited") / "store"
     build_store(root, [BuildRequest(name, from_untrained(name, 0)) for name in ("lite0", "lite2")])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "POINT_NS", 1)  # nothing here depends on how good the figures are
-        loader(root, 4000).load(lambda *_: None).loaded.close()
+    loader(root, 4000).load(lambda *_: None).loaded.close()
     return root
 
 

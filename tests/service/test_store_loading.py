@@ -14,13 +14,14 @@ from model_store.builder import BuildRequest, build_store
 from model_store.catalogue import StoreError
 from model_store.sources import from_untrained
 from service.core.clock import MonotonicClock
-from service.runtime import calibration
 from service.runtime.providers import Provider
 from service.settings import Settings
 from service.store_loading import LoadedStore, Machine, StoreLoader, UnservableError
 
 TRIES = 20
 """Of a few runs one may have been held up by another process; each time, it is not."""
+
+pytestmark = pytest.mark.usefixtures("rough_figures")
 
 MACHINE = Machine(Provider.CPU, workers=2, thread_widths=(1, 2), batch_sizes=(1,))
 
@@ -49,16 +50,8 @@ class Store:
         return self.loader.load_beside(current, self.step)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def rough_figures():
-    """Measuring takes three rounds: nothing here depends on how good the figures are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "POINT_NS", 1)
-        yield
-
-
 @pytest.fixture(scope="module")
-def profiled(tmp_path_factory) -> Path:
+def profiled(rough_figures, tmp_path_factory) -> Path:
     """A store of one variant, and its profile: measured once for all tests."""
     store = Store(tmp_path_factory.mktemp("profiled") / "store")
     store.build(lite0=0)
