@@ -37,9 +37,10 @@ def widest_pairs(kernel: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
     """
     in_memory = np.moveaxis(kernel.astype(np.float64), 1, -1).reshape(len(kernel), -1)
     pairs = np.pad(in_memory, ((0, 0), (0, in_memory.shape[1] % 2))).reshape(len(kernel), -1, 2)
+    one, other = pairs[:, :, 0], pairs[:, :, 1]
     # Of two signs, each counts as if the other were zero: an activation may be.
-    sums = np.maximum(np.maximum(pairs, 0).sum(axis=2), np.maximum(-pairs, 0).sum(axis=2))
-    return np.asarray(sums.max(axis=1), np.float64)
+    above, below = np.maximum(one, 0) + np.maximum(other, 0), np.minimum(one, 0) + np.minimum(other, 0)
+    return np.asarray(np.maximum(above, -below).max(axis=1), np.float64)
 
 
 def quantised_weights(
