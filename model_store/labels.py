@@ -6,6 +6,7 @@ because it would silently name every answer wrong.
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from importlib import resources
@@ -55,7 +56,7 @@ class LabelSet:
 
     def to_json(self) -> str:
         """Canonical JSON text."""
-        return strict_json.dumps(self)
+        return _dumped(self)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> LabelSet:
@@ -70,6 +71,13 @@ class LabelSet:
             raise LabelsError(str(error)) from error
 
 
+@functools.lru_cache(maxsize=2)
+def _dumped(labels: LabelSet) -> str:
+    """Kept: a build wants the text three times a variant, to compare recipes and to write it."""
+    return strict_json.dumps(labels)
+
+
+@functools.cache
 def imagenet_labels() -> LabelSet:
     """The 1000 classes of ILSVRC-2012 in the order every published ImageNet-1k network uses (by wnid)."""
     return LabelSet.from_json(resources.files("model_store").joinpath("data/imagenet_labels.json").read_bytes())
