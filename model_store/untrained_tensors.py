@@ -144,10 +144,11 @@ def _sigmoid(value: Floats) -> Floats:
 
 def _apply(matrix: Floats, vector: Floats) -> Floats:
     """Matrix times vector, summed column by column: a BLAS would choose its own order on each machine."""
-    total = np.zeros(matrix.shape[0])
-    for column, factor in zip(matrix.T, vector, strict=True):
-        total = total + column * factor
-    return total
+    # NumPy adds what is far apart in memory one after the other, and in pairs only what lies side by side: one column
+    # more, of zeros, and that is never what is summed, not even of a matrix with one row.
+    terms = np.zeros((matrix.shape[1], matrix.shape[0] + 1))
+    np.multiply(matrix.T, vector[:, np.newaxis], out=terms[:, :-1])
+    return np.asarray(np.add.reduce(terms, axis=0)[:-1], np.float64)
 
 
 def _sum_last(taps: Floats) -> Floats:
