@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import subprocess
@@ -66,11 +67,23 @@ class Network:
         self.normalisation = Normalisation(source.facts.preprocessing.mean, source.facts.preprocessing.std)
         self.exact = built.graph
         self.expected = expected_inputs(built.architecture, built.loaded.weights)
+        self.ranges = committed_ranges(member).ranges
         self.int8 = self.quantised()
+        self.session = session_of(self.int8)
+        self.pixels = pictures(self.side)
 
-    def quantised(self, member: str | None = None, **options):
-        member = member or {entry.key: entry.value for entry in self.exact.metadata_props}["member"]
-        return quantize(self.exact, self.normalisation, committed_ranges(member).ranges, self.expected, **options)
+    def quantised(self, **options):
+        return quantize(self.exact, self.normalisation, self.ranges, self.expected, **options)
+
+    @functools.cached_property
+    def plain(self):
+        """The int8 graph with the stem as it is written in fp32."""
+        return self.quantised(paired_stem=False)
+
+    @functools.cached_property
+    def answers(self):
+        """What int8 makes of `pixels`."""
+        return self.session.run(["probabilities"], {"image": self.pixels})[0]
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +117,7 @@ def tiny(family: str, side: int, seed: int = 1):
 def test_int8_agrees_with_fp32(member, networks):
     """On photographs and a made-up picture no probability is off by a tenth, and the best class is the same."""
     network = networks[member]
-    pixels = pictures(network.side)
-    exact, int8 = run(network.exact, pixels), run(network.int8, pixels)
+    exact, int8 = run(network.exact, network.pixels), network.answers
     assert np.abs(exact - int8).max() < 0.1
     assert (exact.argmax(axis=1) == int8.argmax(axis=1))[:3].all()
     np.testing.assert_allclose(int8.sum(axis=1), 1, atol=1e-5)
@@ -128,7 +140,7 @@ def test_everything_between_pixels_and_logits_runs_in_integers(member, networks,
 def test_no_sum_of_two_products_overflows_16_bits(member, networks):
     """Weights that are neighbours in memory sum to 128 at most, but for depthwise layers, in both forms of the stem."""
     network = networks[member]
-    for graph in (network.int8, network.quantised(paired_stem=False)):
+    for graph in (network.int8, network.plain):
         kernels = [onnx.numpy_helper.to_array(t) for t in graph.graph.initializer if t.name.endswith("kernel.integers")]
         dense = [kernel for kernel in kernels if kernel.shape[1] > 1]
         assert len(dense) > len(kernels) / 2
@@ -141,28 +153,25 @@ def test_every_processor_gives_the_same_answer(member, networks):
     network, rng = networks[member], np.random.default_rng(0)
     shape = (1, network.side, network.side, 3)
     hard = [np.full(shape, 255), rng.integers(0, 256, shape), 255 * rng.integers(0, 2, shape)]
-    pixels = np.concatenate([pictures(network.side), *(picture.astype(np.uint8) for picture in hard)])
-    fast, exact = (session_of(network.int8, widened=widened) for widened in (False, True))
-    inputs = {"image": pixels}
-    np.testing.assert_array_equal(fast.run(["probabilities"], inputs)[0], exact.run(["probabilities"], inputs)[0])
+    pixels = np.concatenate([network.pixels, *(picture.astype(np.uint8) for picture in hard)])
+    exact, inputs = session_of(network.int8, widened=True), {"image": pixels}
+    fast = network.session.run(["probabilities"], inputs)[0]
+    np.testing.assert_array_equal(fast, exact.run(["probabilities"], inputs)[0])
 
 
 def test_a_batch_gives_each_picture_what_it_gets_alone(networks):
     """A picture's answer does not depend on its batch-mates, to the last bit: sums of integers have no order."""
     network = networks["lite0"]
-    pixels, session = pictures(network.side), session_of(network.int8)
-    together = session.run(["probabilities"], {"image": pixels})[0]
-    for index in range(len(pixels)):
-        (alone,) = session.run(["probabilities"], {"image": pixels[index : index + 1]})
-        np.testing.assert_array_equal(alone[0], together[index])
+    for index, together in enumerate(network.answers):
+        (alone,) = network.session.run(["probabilities"], {"image": network.pixels[index : index + 1]})
+        np.testing.assert_array_equal(alone[0], together)
 
 
 @pytest.mark.parametrize("member", LITE)
 def test_the_paired_stem_is_the_stem(member, networks):
     """Making two pixels at once gives exactly what making one at a time does."""
     network = networks[member]
-    pixels = pictures(network.side)
-    np.testing.assert_array_equal(run(network.int8, pixels), run(network.quantised(paired_stem=False), pixels))
+    np.testing.assert_array_equal(network.answers, run(network.plain, network.pixels))
 
 
 @pytest.mark.parametrize("side", [32, 33, 34])
