@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from model_store.footprint import Footprint
+from tests.end_to_end.conftest import LITE
 from tests.end_to_end.phiserve_process import client_of, run_phiserve, serving
+from tests.fakes.footprints import measured_footprints
 
-BESIDE_MIB = 115
-"""Room for Lite1 or Lite2 beside Lite0 while it is loaded, and not for both: 84 to 151 more than Lite0 alone takes."""
+MIB = 1024**2
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +29,24 @@ def smallest_mib(profiled, serve_flags) -> int:
 
 
 @pytest.fixture(scope="module")
-def limited(smallest_mib, serve_flags):
+def footprints(smallest_mib, lite_store) -> Mapping[str, Footprint]:
+    """What that refusal has measured."""
+    return measured_footprints(lite_store)
+
+
+@pytest.fixture(scope="module")
+def limit_mib(smallest_mib, footprints) -> int:
+    """Room for Lite1 or Lite2 beside Lite0 while it is loaded, and not for both: halfway between."""
+    lite0, lite1, lite2 = (footprints[name] for name in LITE)
+    one = max(lite1.loading_bytes, lite2.loading_bytes)
+    both = min(lite1.resident_bytes + lite2.loading_bytes, lite2.resident_bytes + lite1.loading_bytes)
+    return smallest_mib + ((one + both) // 2 + lite0.resident_bytes - lite0.loading_bytes) // MIB
+
+
+@pytest.fixture(scope="module")
+def limited(limit_mib, serve_flags):
     """A server with room for one variant at a time beside the smallest."""
-    with serving(*serve_flags, "--memory-limit-mib", str(smallest_mib + BESIDE_MIB)) as server:
+    with serving(*serve_flags, "--memory-limit-mib", str(limit_mib)) as server:
         yield server
 
 
@@ -46,16 +64,19 @@ def resident_mib(server) -> float:
     return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
 
-def test_the_smallest_limit_that_is_named_works(smallest_mib, serve_flags, espresso) -> None:
+def test_the_smallest_limit_that_is_named_works(smallest_mib, footprints, serve_flags, espresso) -> None:
     """A start under it serves the smallest variant, and says of the others that they do not fit."""
-    with serving(*serve_flags, "--memory-limit-mib", str(smallest_mib + 20)) as server, client_of(server) as client:
+    lite0, *larger = (footprints[name].loading_bytes for name in LITE)
+    # Some more than that, since no two starts take the same, and halfway to what the next one needs.
+    limit = str(smallest_mib + (min(larger) - lite0) // 2 // MIB)
+    with serving(*serve_flags, "--memory-limit-mib", limit) as server, client_of(server) as client:
         assert [name for name, is_loaded in loaded(client).items() if is_loaded] == ["lite0"]
         assert client.post("/classify", content=espresso).json()["variant"]["name"] == "lite0"
         never = client.post("/classify?variant=lite2", content=espresso)
         assert (never.status_code, "does not fit into the memory" in never.json()["detail"]) == (404, True)
 
 
-def test_a_variant_comes_back_when_it_is_named(limited, smallest_mib, espresso) -> None:
+def test_a_variant_comes_back_when_it_is_named(limited, limit_mib, espresso) -> None:
     """One that is not loaded is loaded for a request with time for it; one without is told what time would do."""
     with client_of(limited) as client:
         before = loaded(client)
@@ -74,7 +95,7 @@ def test_a_variant_comes_back_when_it_is_named(limited, smallest_mib, espresso) 
         assert (after[absent], after["lite0"]) == (True, True)
         assert metric(client, f'phiserve_variant_loads_total{{reason="named",variant="{absent}"}}') == 1
         assert metric(client, f'phiserve_variant_loaded{{variant="{absent}"}}') == 1
-        assert resident_mib(limited) <= smallest_mib + BESIDE_MIB
+        assert resident_mib(limited) <= limit_mib
 
 
 def test_every_wire_says_what_is_loaded(limited) -> None:
