@@ -21,6 +21,8 @@ APART = TOGETHER + "test_family.py"
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+gc.disable()  # while tests are read, which leaves next to no garbage
+
 
 def group_of(nodeid: str) -> str:
     """The tests that one process runs in a row."""
@@ -52,6 +54,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)
