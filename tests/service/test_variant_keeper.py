@@ -341,6 +341,8 @@ def test_demand_brings_what_it_would_be_served_best_by() -> None:
 def test_mixed_traffic_keeps_every_promise_and_does_not_thrash(seed) -> None:
     """The limit holds at every load, no run loses its session, all are answered or told why not, and loads are few."""
 
+    requests, per_s = 1000, 5
+
     async def scenario(scene: Scene) -> None:
         rng = random.Random(seed)
         outcomes: Counter[tuple[str, str]] = Counter()
@@ -349,20 +351,20 @@ def test_mixed_traffic_keeps_every_promise_and_does_not_thrash(seed) -> None:
         async def one(kind: str, budget_ms: float, policy: dict[str, object]) -> None:
             outcomes[kind, await scene.outcome(budget_ms, **policy)] += 1
 
-        for _ in range(3000):
+        for _ in range(requests):
             kind = rng.choices(("plain", "pin", "floor"), (0.9, 0.07, 0.03))[0]
             policy: dict[str, object] = {"plain": {}, "pin": {"variant": rng.choice(sorted(FOOTPRINTS))}}.get(
                 kind, {"min_accuracy": rng.choice([75.5, 79.0])}
             )
             tasks.append(asyncio.create_task(one(kind, rng.choice([15, 60, 300, 4000]), policy)))
-            await asyncio.sleep(rng.expovariate(5))
+            await asyncio.sleep(rng.expovariate(per_s))
         await asyncio.gather(*tasks)
-        assert sum(outcomes.values()) == 3000
+        assert sum(outcomes.values()) == requests
         answered = sum(count for (kind, end), count in outcomes.items() if kind == "plain" and end in FOOTPRINTS)
         assert answered >= 0.98 * sum(count for (kind, _), count in outcomes.items() if kind == "plain")
         assert {end for _, end in outcomes} <= {*FOOTPRINTS, "DeadlineExceeded", "Overloaded"}
         loading_s = sum(FOOTPRINTS[name].load_ns for name in scene.sessions.opened) / 1e9
         assert len(scene.sessions.opened) > 1
-        assert loading_s < 600 / 10
+        assert loading_s < requests / per_s / 20
 
     play(scenario)
