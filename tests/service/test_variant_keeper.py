@@ -340,7 +340,6 @@ def test_demand_brings_what_it_would_be_served_best_by() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_mixed_traffic_keeps_every_promise_and_does_not_thrash(seed) -> None:
     """The limit holds at every load, no run loses its session, all are answered or told why not, and loads are few."""
-
     requests, per_s = 1000, 5
 
     async def scenario(scene: Scene) -> None:
