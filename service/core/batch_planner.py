@@ -119,11 +119,11 @@ class BatchPlanner:
             idle_ns = (promises.ready_ns - situation.now_ns) * situation.idle
             if broken > price * idle_ns and self._can_give_way(situation, promises, losses):
                 return None
-        batch = best.batch or [queue[at] for at in range(best.skipped, best.skipped + best.size)]
+        batch = best.batch or queue.between(best.skipped, best.skipped + best.size)
         return Plan(
             variant=best.choice.variant.name,
             threads=best.choice.threads,
-            request_ids=tuple(request.request_id for request in batch),
+            request_ids=tuple([request.request_id for request in batch]),
             latency_ns=best.latency_ns,
         )
 
@@ -202,10 +202,13 @@ class BatchPlanner:
         What a run would cost others is dear to compute and never negative, so candidates are taken in the order of
         their value without it, until no further one can win.
         """
+        if len(candidates) == 1:
+            return candidates[0]
         worth = _WorthAlone(self.menu, price)
         ranked = _undominated([(self._gain(candidate, situation, worth), candidate) for candidate in candidates])
         if len(ranked) == 1:
             return ranked[0][1]
+        arrivals_worth = self._arrivals_worth(price)
         best, best_key = ranked[0][1], (-math.inf, -math.inf, -math.inf)
         for gain, candidate in ranked:
             if gain < (best_key[0] - 1.0) * _TIE:
@@ -218,7 +221,9 @@ class BatchPlanner:
             bearable = gain - lost - (best_key[0] - 1.0) * _TIE
             if bearable < 0.0:
                 continue
-            value = gain - (lost + self._cost_to_arrivals(candidate, situation, price, bearable))
+            if arrivals_worth > _TIE:
+                lost += arrivals_worth * self._arrivals_lost(candidate, situation, bearable / arrivals_worth * _SURELY)
+            value = gain - lost
             # Among equals, the least core time per image if others wait, else the fastest.
             cost = candidate.latency_ns * candidate.choice.threads
             spent = cost / candidate.size if len(situation.queue) > 1 else float(candidate.latency_ns)
@@ -237,22 +242,22 @@ class BatchPlanner:
         earned = sum(value_of(request, choice.accuracy, ends_ns) for request in candidate.batch)
         return earned - worth.of(candidate.batch, situation.now_ns) - price
 
-    def _cost_to_arrivals(self, candidate: _Candidate, situation: Situation, price: float, bearable: float) -> float:
-        """What is lost among those expected to arrive, if this run starts now; exactly where it is `bearable`.
+    def _arrivals_worth(self, price: float) -> float:
+        """What those expected to arrive are worth beyond the price, as a share of the cheapest choice's accuracy.
 
-        Each is worth what the cheapest choice earns with it beyond the price. In a flood that is nothing: some are lost
-        anyway, and it only matters how many are served.
+        In a flood that is nothing: some are lost anyway, and it only matters how many are served.
         """
-        threads, taken, cheapest = candidate.choice.threads, candidate.size + candidate.skipped, self.menu.cheapest
-        net_worth = 1.0 - price * cheapest.core_ns_per_image / cheapest.accuracy
-        if net_worth <= _TIE:
-            return 0.0
+        cheapest = self.menu.cheapest
+        return 1.0 - price * cheapest.core_ns_per_image / cheapest.accuracy
+
+    def _arrivals_lost(self, candidate: _Candidate, situation: Situation, enough: float) -> float:
+        """What is lost among those expected to arrive, if this run starts now; exactly where it is below `enough`."""
+        threads, taken = candidate.choice.threads, candidate.size + candidate.skipped
         free_after = [0] * (situation.idle - threads) + [candidate.latency_ns] * threads
         free_after += [at_ns - situation.now_ns for at_ns in situation.free_at_ns]
         free_after.sort()
-        backlog = (len(situation.queue) - taken + situation.expected) * cheapest.core_ns_per_image
-        enough = bearable / net_worth * _SURELY
-        return net_worth * self.load.future_loss(free_after, backlog, situation.now_ns, enough)
+        backlog = (len(situation.queue) - taken + situation.expected) * self.menu.cheapest.core_ns_per_image
+        return self.load.future_loss(free_after, backlog, situation.now_ns, enough)
 
     def likely_variants(self, slack_ns: int, policy: RoutingPolicy, waiting: int, now_ns: int) -> set[str]:
         """The variants that a request with `slack_ns` left for its run may be served by, behind `waiting` others.
@@ -278,28 +283,30 @@ class BatchPlanner:
 
     def _candidates(self, situation: Situation, price: float) -> list[_Candidate]:
         """Runs for the head of the queue and, where batching pays, for what follows a head that is given up."""
-        queue, plain, candidates = situation.queue, situation.queue.is_plain, list[_Candidate]()
-        for offset in _OFFSETS if self._batching and plain else _OFFSETS[:1]:
-            if offset >= len(queue):
-                break
-            first = queue[offset]
-            slack_ns = first.deadline_ns - self.overhead_ns - situation.now_ns
-            fitting = [
-                choice
-                for choice in self.menu.allowed(first.policy)
-                if choice.alone_ns <= slack_ns and choice.threads <= situation.idle
-            ]
-            if not plain:
-                candidates += [found for choice in fitting for found in self._batches(situation, choice, offset)]
-            elif not self._batching:
-                candidates = [_Candidate(choice, 1, choice.alone_ns, offset) for choice in fitting]
+        queue, earliest_ns = situation.queue, situation.now_ns + self.overhead_ns
+        head = queue[0]
+        usable = [choice for choice in self.menu.allowed(head.policy) if choice.threads <= situation.idle]
+        candidates: list[_Candidate] = []
+        if self._batching and queue.is_plain:
+            for offset, first in zip(_OFFSETS, queue.at(_OFFSETS), strict=False):
+                candidates += self._plain_batches(usable, offset, len(queue) - offset, first.deadline_ns - earliest_ns)
+        else:
+            slack_ns = head.deadline_ns - earliest_ns
+            fitting = [choice for choice in usable if choice.alone_ns <= slack_ns]
+            if queue.is_plain:
+                candidates = [_Candidate(choice, 1, choice.alone_ns, 0) for choice in fitting]
             else:
-                candidates += [
-                    _Candidate(choice, size, choice.latency_ns(size), offset)
-                    for choice in fitting
-                    for size in self._plain_sizes(choice, len(queue) - offset, slack_ns)
-                ]
+                candidates = [found for choice in fitting for found in self._batches(situation, choice)]
         return candidates or self._first_that_fits(situation, price)
+
+    def _plain_batches(self, usable: list[Choice], offset: int, waiting: int, slack_ns: int) -> list[_Candidate]:
+        """Batches of the `waiting` requests from `offset` on, the first of which has `slack_ns` left for its run."""
+        return [
+            _Candidate(choice, size, choice.latency_ns(size), offset)
+            for choice in usable
+            if choice.alone_ns <= slack_ns
+            for size in self._plain_sizes(choice, waiting, slack_ns)
+        ]
 
     def _plain_sizes(self, choice: Choice, waiting: int, slack_ns: int) -> tuple[int, ...]:
         """The largest batch that the first one's slack allows, half of it, and one. The queue is in deadline order."""
@@ -316,7 +323,7 @@ class BatchPlanner:
         queue, earliest_ns = situation.queue, situation.now_ns + self.overhead_ns
         start = 0
         if queue.is_plain:
-            usable = [choice.alone_ns for choice in self.menu.choices if choice.threads <= situation.idle]
+            usable = [alone_ns for threads, alone_ns in self.menu.fastest_by_width if threads <= situation.idle]
             start = queue.count_due_by(earliest_ns + min(usable) - 1) if usable else len(queue)
         reserved = self._reserved(situation, price)
         for position in range(start, len(queue)):
@@ -349,16 +356,15 @@ class BatchPlanner:
                     found.append((threads, done_ns - latency_ns))
         return found
 
-    def _batches(self, situation: Situation, choice: Choice, offset: int) -> list[_Candidate]:
-        """Batches of `choice` that start with the request at `offset`, one per batch size worth planning."""
-        size_max = min(choice.batch_sizes[-1], self.settings.batch_size_max, len(situation.queue) - offset)
+    def _batches(self, situation: Situation, choice: Choice) -> list[_Candidate]:
+        """Batches of `choice` that start with the head of the queue, one per batch size worth planning."""
+        size_max = min(choice.batch_sizes[-1], self.settings.batch_size_max, len(situation.queue))
         packed: list[QueuedRequest] = []
         found: list[_Candidate] = []
-        earliest_ns = situation.queue[offset].deadline_ns
-        for position in range(offset, len(situation.queue)):
-            request = situation.queue[position]
+        earliest_ns = situation.queue[0].deadline_ns
+        for position, request in enumerate(situation.queue):
             if packed and not self._admits(request, choice):
-                if position - offset > 4 * size_max:
+                if position > 4 * size_max:
                     break
                 continue
             earliest_ns = min(earliest_ns, request.deadline_ns)
@@ -368,7 +374,7 @@ class BatchPlanner:
             packed.append(request)
             size = len(packed)
             if size in choice.batch_sizes or size == size_max:
-                found.append(_Candidate(choice, size, latency_ns, offset, tuple(packed)))
+                found.append(_Candidate(choice, size, latency_ns, 0, tuple(packed)))
             if size == size_max:
                 break
         return found

@@ -7,7 +7,7 @@ planner gets what a heap cannot give, the queue in order and by position.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from service.core.request import QueuedRequest
 
@@ -41,6 +41,15 @@ class DeadlineQueue:
 
     def __getitem__(self, position: int) -> QueuedRequest:
         return self._requests[position]
+
+    def between(self, first: int, end: int) -> list[QueuedRequest]:
+        """Those at position `first` and after, before `end`."""
+        return self._requests[first:end]
+
+    def at(self, positions: Sequence[int]) -> list[QueuedRequest]:
+        """Those at these `positions`, rising, as far as there are so many."""
+        requests = self._requests
+        return [requests[position] for position in positions[: bisect.bisect_left(positions, len(requests))]]
 
     def __contains__(self, request_id: int) -> bool:
         return request_id in self._key_by_id

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from service.core.arrival_rate import ArrivalRate
 from service.core.capacity_price import IDLE, Operation, best_operation
@@ -51,10 +50,10 @@ DEFAULT_SETTINGS = LoadSettings()
 
 @dataclass(slots=True)
 class _Solution:
-    """A working point, and when it was solved."""
+    """A working point, and when it must be solved anew."""
 
     operation: Operation = IDLE
-    at_ns: int | None = None
+    stale_ns: float = -math.inf
 
 
 class LoadEstimator:
@@ -69,6 +68,7 @@ class LoadEstimator:
         self._budgets: deque[int] = deque(maxlen=settings.budgets_max)
         self._sorted_budgets: list[int] = []
         self._side_core_ns = 0.0
+        self._usually_waiting = _BURST_RUNS * math.sqrt(workers)
         self._operation = IDLE
         self._steady = _Solution()
         self._burst = _Solution()
@@ -111,12 +111,16 @@ class LoadEstimator:
         lower price while credit exceeds the backlog, what is waiting already. Over time that mixes both in the
         proportion that meets the utilisation, and gives the better choices to requests that find the queue short.
         """
-        self._operation = self._solve(self._steady, now_ns, self._rate.offered_per_ns)
+        if now_ns >= self._steady.stale_ns:
+            self._solve(self._steady, now_ns, self._rate.offered_per_ns(now_ns))
+        self._operation = self._steady.operation
         credit_ns = self._credit(now_ns)
         waiting = backlog_core_ns / self.menu.cheapest.core_ns_per_image
-        unusual = waiting - _BURST_RUNS * math.sqrt(self.workers)
+        unusual = waiting - self._usually_waiting
         if unusual > 0.0:
-            self._operation = self._solve(self._burst, now_ns, partial(self._burst_per_ns, unusual))
+            if now_ns >= self._burst.stale_ns:
+                self._solve(self._burst, now_ns, self._burst_per_ns(unusual, now_ns))
+            self._operation = self._burst.operation
         return self._operation.below if credit_ns > backlog_core_ns else self._operation.above
 
     def _burst_per_ns(self, unusual: float, now_ns: int) -> float:
@@ -128,19 +132,17 @@ class LoadEstimator:
         horizon_ns = _BURST_HORIZON * sum(self._budgets) / max(1, len(self._budgets))
         return max(self._rate.per_ns(now_ns), self._rate.offered_per_ns(now_ns) + unusual / max(1.0, horizon_ns))
 
-    def _solve(self, kept: _Solution, now_ns: int, per_ns: Callable[[int], float]) -> Operation:
-        """The best working point for arrivals at `per_ns`; solved anew where the one kept is too old."""
-        if kept.at_ns is None or now_ns - kept.at_ns >= self.settings.refresh_ns:
-            self._sorted_budgets = sorted(self._budgets)
-            kept.operation = best_operation(
-                self.menu,
-                self._sorted_budgets[:: max(1, len(self._sorted_budgets) // _SAMPLE)],
-                workers=self.workers,
-                arrivals_per_ns=per_ns(now_ns),
-                side_core_ns=self._side_core_ns,
-            )
-            kept.at_ns = now_ns
-        return kept.operation
+    def _solve(self, kept: _Solution, now_ns: int, per_ns: float) -> None:
+        """Find the best working point for arrivals at `per_ns`."""
+        self._sorted_budgets = sorted(self._budgets)
+        kept.operation = best_operation(
+            self.menu,
+            self._sorted_budgets[:: max(1, len(self._sorted_budgets) // _SAMPLE)],
+            workers=self.workers,
+            arrivals_per_ns=per_ns,
+            side_core_ns=self._side_core_ns,
+        )
+        kept.stale_ns = now_ns + self.settings.refresh_ns
 
     @property
     def width(self) -> int | None:

@@ -97,12 +97,18 @@ class Choice:
 
     def work_ns(self, count: int) -> int:
         """Core nanoseconds that `count` images take in batches as large as they get."""
-        size = self.batch_sizes[-1]
+        return self.works_ns((count,))[0]
+
+    def works_ns(self, counts: Sequence[int]) -> list[int]:
+        """The same for each of `counts`: a plan asks for a whole queue at once."""
+        size, threads = self.batch_sizes[-1], self.threads
         if size == 1:
-            return count * self.alone_ns * self.threads
-        full, rest = divmod(count, size)
-        latency_ns = full * self.latency_ns(size) + (self.latency_ns(rest) if rest else 0)
-        return latency_ns * self.threads
+            one_ns = self.alone_ns * threads
+            return [count * one_ns for count in counts]
+        full_ns, latency_ns = self.latency_ns(size), self.latency_ns
+        return [
+            (count // size * full_ns + (latency_ns(count % size) if count % size else 0)) * threads for count in counts
+        ]
 
 
 class Menu:

@@ -9,14 +9,14 @@ of 1,000 costs about twenty looks per thread width. Knows nothing of requests th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 from service.core.deadline_queue import DeadlineQueue
 from service.core.menu import Choice
 
 _LOOKAHEAD_RATIO = 1.5
 _LENGTHS_MAX = 4096
-"""How many lengths of queues are remembered with their positions."""
+"""For how many lengths of queues it is remembered where to look."""
 
 
 class Shortfall:
@@ -39,35 +39,39 @@ class Shortfall:
         self._overhead_ns = overhead_ns
         self._idle = idle
         self._free_at_ns = free_at_ns
-        self._needs_by_width: dict[int, list[tuple[int, float, int]]] = {}
+        self._due: list[tuple[int, int, int]] = []
+        self._needs_by_width: dict[int, list[tuple[int, int, int]]] = {}
 
     def after(self, ends_ns: int, threads: int, taken: int) -> float:
         """Loss if `threads` workers are busy until `ends_ns` and the first `taken` requests leave the queue."""
         needs = self._needs_by_width.get(threads)
         if needs is None:
             needs = self._needs_by_width[threads] = self._needs(threads)
-        lost, taken_ns = 0.0, taken * self._cheapest.core_ns_per_image
-        for count, needed, due_ns in needs:
-            if count > taken:
-                missing = needed - taken_ns - (threads * (due_ns - ends_ns) if due_ns > ends_ns else 0)
-                lost = max(lost, missing)
-        return lost / self._cheapest.core_ns_per_image * self._cheapest.accuracy
+        missing_ns = [
+            needed_ns - threads * (due_ns - ends_ns) if due_ns > ends_ns else needed_ns
+            for count, needed_ns, due_ns in needs
+            if count > taken
+        ]
+        each_ns = self._cheapest.core_ns_per_image
+        return max(0.0, max(missing_ns, default=0) - taken * each_ns) / each_ns * self._cheapest.accuracy
 
-    @cached_property
-    def _due(self) -> list[tuple[int, float, int]]:
+    def _look(self) -> list[tuple[int, int, int]]:
         """Per looked-at position: requests up to it, core time they need, and when the last of them is due.
 
         Runs are not fluid: of W workers the last may still be on a run that the sum counts as done.
         """
-        queue, cheapest = self._queue, self._cheapest
-        grain = (self._idle + len(self._free_at_ns) - 1) * cheapest.alone_ns
+        queue, overhead_ns = self._queue, self._overhead_ns
+        grain = (self._idle + len(self._free_at_ns) - 1) * self._cheapest.alone_ns
+        positions, counts = _geometric_positions(len(queue))
         return [
-            (at + 1, cheapest.work_ns(at + 1) + grain, queue[at].deadline_ns - self._overhead_ns)
-            for at in _geometric_positions(len(queue))
+            (count, work_ns + grain, last.deadline_ns - overhead_ns)
+            for count, work_ns, last in zip(counts, self._cheapest.works_ns(counts), queue.at(positions), strict=True)
         ]
 
-    def _needs(self, threads: int) -> list[tuple[int, float, int]]:
+    def _needs(self, threads: int) -> list[tuple[int, int, int]]:
         """The same, with the core time that is needed beyond what others give; only where any is."""
+        if not self._due:
+            self._due = self._look()
         others, now_ns, found = self._idle - threads, self._now_ns, []
         for count, work_ns, due_ns in self._due:
             given = others * (due_ns - now_ns) if due_ns > now_ns else 0
@@ -80,11 +84,12 @@ class Shortfall:
 
 
 @lru_cache(maxsize=_LENGTHS_MAX)
-def _geometric_positions(length: int) -> tuple[int, ...]:
-    positions, position = [], 1
-    while position <= length:
-        positions.append(position - 1)
-        position = max(position + 1, int(position * _LOOKAHEAD_RATIO))
-    if positions and positions[-1] != length - 1:
-        positions.append(length - 1)
-    return tuple(positions)
+def _geometric_positions(length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where to look, and how many requests there are up to there."""
+    counts, count = [], 1
+    while count <= length:
+        counts.append(count)
+        count = max(count + 1, int(count * _LOOKAHEAD_RATIO))
+    if counts and counts[-1] != length:
+        counts.append(length)
+    return tuple(count - 1 for count in counts), tuple(counts)
