@@ -150,9 +150,10 @@ class Admission:
         """When the soonest of the allowed runs would be done; a run on several cores waits until that many are free.
 
         Of those ahead, whole batches go first, and the rest share the newcomer's, which is the smallest that pays.
+        Several workers take a part of that rest each.
         """
-        free_ns, waiting = door.free_ns, self._waiting
-        fitting = [choice for choice in self._menu.allowed(door.policy) if choice.threads <= len(free_ns)]
+        free_ns, waiting, workers = door.free_ns, self._waiting, len(door.free_ns)
+        fitting = [choice for choice in self._menu.allowed(door.policy) if choice.threads <= workers]
         batches = {choice.batch_sizes[-1] for choice in fitting}
         starts_ns = {size: self._start_ns(free_ns, ahead - ahead % size) for size in batches}
         done_ns = []
@@ -163,7 +164,8 @@ class Admission:
             free = not door.price or (start_ns == door.ready_ns and not waiting)
             paying = 1 if free else _paying_size(choice, door.price)
             if paying is not None:
-                done_ns.append(start_ns + choice.latency_ns(max(ahead % largest + 1, min(paying, waiting + 1))))
+                sharing = ahead % largest // workers + 1
+                done_ns.append(start_ns + choice.latency_ns(max(sharing, min(paying, waiting + 1))))
         if not done_ns:
             # Runs are predicted to take longer than when the price was solved. Full batches are run even so.
             start_ns = self._start_ns(free_ns, ahead)
@@ -206,7 +208,7 @@ class Admission:
         for at, due_ns in zip(places, self._due_at(places), strict=True):
             whole, place = divmod(at + 1, largest)
             start_ns = max(free_ns[0], int((free_sum_ns + whole * batch_ns) / workers))
-            done_ns = start_ns + cheapest.latency_ns(max(place + 1, paying))
+            done_ns = start_ns + cheapest.latency_ns(max(place // workers + 1, paying))
             worst_ns = max(worst_ns, done_ns + self.overhead_ns - due_ns)
         return worst_ns
 

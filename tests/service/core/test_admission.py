@@ -118,6 +118,7 @@ def test_who_shares_a_batch_takes_its_time() -> None:
     menu = Menu([choice("only", 75, {1: 10, 8: 16})])
     assert judge(door(menu, [15.5] * 7), 15.8) is not None
     assert judge(door(menu, [15.5] * 7), 16) is None
+    assert judge(door(menu, [15.5] * 7), 13, free_ms=(0, 0)) is None, "two workers take four of them each"
 
 
 def test_who_is_moved_into_the_next_batch_still_makes_it() -> None:
