@@ -5,8 +5,8 @@ For every wire. It neither logs nor keeps anything.
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 
 # What may be echoed: it goes into a header, a URN and log lines, so nothing that any of them treats specially.
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~+/=:@-]{0,127}", re.ASCII)
@@ -19,4 +19,4 @@ def accepted_request_id(given: str | None) -> str:
     """
     if given is not None and _ACCEPTED_ID.fullmatch(given):
         return given
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()

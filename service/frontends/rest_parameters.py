@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
-from service.core.request import PRIORITY_MAX, OnMiss, RequestOptions, RoutingPolicy
+from service.core.request import DEFAULT_POLICY, PRIORITY_MAX, OnMiss, RequestOptions, RoutingPolicy
 from service.errors import InvalidArgument
 
 NS_PER_MS = 1_000_000
 TOP_K_DEFAULT = 5
 VARIANT_LENGTH_MAX = 64
 _SHOWN_LENGTH_MAX = 40
+_POLICY_PARAMETERS = frozenset({"variant", "min_accuracy", "target_ms", "on_miss", "priority"})
 _PARSED_KEPT = 256
 _PARSED_LENGTH_MAX = 256
 """Bytes of a query that is kept, parsed."""
@@ -144,7 +145,9 @@ class ClassifyParameters:
         return RequestOptions(
             budget_ns=None if budget_ms is None else _to_ns(budget_ms),
             top_k=values.get("top_k", self._top_k_default),
-            policy=RoutingPolicy(
+            policy=DEFAULT_POLICY
+            if _POLICY_PARAMETERS.isdisjoint(values)
+            else RoutingPolicy(
                 variant=values.get("variant"),
                 min_accuracy=values.get("min_accuracy"),
                 target_ns=None if target_ms is None else _to_ns(target_ms),

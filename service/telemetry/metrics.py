@@ -230,9 +230,8 @@ class _Requests:
         for outcome in OUTCOMES:
             if outcome != "answered":
                 self._ends[outcome, NO_VARIANT] = self.requests.labels(outcome, NO_VARIANT)
-        for kind in PhiserveError.__subclasses__():
-            self.errors.labels(kind_of(kind))
-        self.errors.labels(UNEXPECTED)
+        kinds = [*map(kind_of, PhiserveError.__subclasses__()), UNEXPECTED]
+        self._errors = {kind: self.errors.labels(kind) for kind in kinds}
 
     def expect(self, variant: str, top1: float | None) -> None:
         self._ends["answered", variant] = self.requests.labels("answered", variant)
@@ -260,7 +259,7 @@ class _Requests:
 
     def failed(self, error: Exception, *, admitted: bool, waited_ns: int) -> None:
         self.ended("failed" if admitted else "refused", NO_VARIANT, waited_ns, admitted=admitted)
-        self.errors.labels(kind_of(type(error))).inc()
+        self._errors[kind_of(type(error))].inc()
         if isinstance(error, DeadlineExceeded):
             self._budgets["expired" if admitted else "refused"].inc()
         elif isinstance(error, Overloaded):
