@@ -9,8 +9,6 @@ import functools
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 
-from fastapi import FastAPI
-
 from phiserve.v1.classifier_pb2_grpc import add_ClassifierServicer_to_server
 from service.core.engine import Engine
 from service.core.generation import Reloaded
@@ -24,7 +22,7 @@ from service.frontends.oip_request import OipLimits
 from service.frontends.oip_rest import install_oip_rest
 from service.frontends.oip_service import OipService
 from service.frontends.oip_statistics import Statistics
-from service.frontends.rest_api import RestLimits, create_rest_api
+from service.frontends.rest_api import RestApi, RestLimits, create_rest_api
 from service.grpc_server import GrpcLimits, GrpcServer, GrpcService
 from service.http_server import HttpServer
 from service.serving import Fronts, Ports
@@ -57,6 +55,7 @@ def build_fronts(
         keepalive_s=settings.http_keepalive_s,
         trusted_proxies=[str(network) for network in _callers(settings).trusted],
         now_ns=engine.now_ns,
+        at_once=api.refusals,
     )
     if ports.grpc is None:
         return Fronts(http, None)
@@ -76,7 +75,7 @@ def build_fronts(
     return Fronts(http, grpc)
 
 
-def _rest_api(settings: Settings, engine: Engine, observers: Observers) -> FastAPI:
+def _rest_api(settings: Settings, engine: Engine, observers: Observers) -> RestApi:
     return create_rest_api(
         engine,
         limits=RestLimits(

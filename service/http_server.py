@@ -10,13 +10,13 @@ import contextlib
 import math
 import socket
 import ssl
-from collections.abc import Callable, Generator, MutableMapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Generator, Sequence
+from typing import Literal
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from service.frontends.http_body import BEGAN_NS, RECEIVED_NS
+from service.frontends.http_at_once import AtOnce
 from service.frontends.http_drain import HttpDrain
 from service.tls import TlsFiles
 
@@ -62,25 +62,19 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _noting_protocol(now_ns: Callable[[], int]) -> type[asyncio.Protocol] | Literal["auto"]:
-    """The protocol of httptools, which notes when each request was read; another one where that is missing."""
+def _protocol(
+    now_ns: Callable[[], int] | None, at_once: AtOnce | None, trusted_proxies: Sequence[str]
+) -> tuple[type[asyncio.Protocol] | Literal["auto"], Callable[[], None]]:
+    """The protocol, and what has the application told of every exchange; another one where httptools is missing."""
+    if now_ns is None:
+        return "auto", lambda: None
     try:
-        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: PLC0415 - not there on every platform
+        from service.http_protocol import Reception, ReceptionProtocol  # noqa: PLC0415 - not there on every platform
     except ImportError:
-        return "auto"
-
-    class NotingProtocol(HttpToolsProtocol):
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            scope: MutableMapping[str, Any] = self.scope  # type: ignore[assignment] # uvicorn's type knows no further keys
-            scope[BEGAN_NS] = now_ns()
-
-        def on_message_complete(self) -> None:
-            scope: MutableMapping[str, Any] = self.scope  # type: ignore[assignment]
-            scope[RECEIVED_NS] = now_ns()
-            super().on_message_complete()
-
-    return NotingProtocol
+        return "auto", lambda: None
+    shared = Reception(at_once, trusted_proxies)
+    bound = {"reception": shared, "now_ns": staticmethod(now_ns)}
+    return type("BoundReceptionProtocol", (ReceptionProtocol,), bound), shared.close
 
 
 class HttpServer:
@@ -95,20 +89,23 @@ class HttpServer:
         keepalive_s: int = 75,
         trusted_proxies: Sequence[str] = (),
         now_ns: Callable[[], int] | None = None,
+        at_once: AtOnce | None = None,
     ) -> None:
         """`listener` comes from `bind`; `tls` must have been checked.
 
         `keepalive_s`: how long a connection may be silent between two requests before it is closed. `trusted_proxies`:
         addresses and networks whose `X-Forwarded-For` says who calls. `now_ns`: the clock by which each exchange's
         scope says under `BEGAN_NS` when its first byte was read, and under `RECEIVED_NS` when all of its body had been.
+        `at_once`: what is asked before `app`, where there is such a clock.
         """
         self._scheme = "http" if tls is None else "https"
         self._listener = listener
         self._drain = HttpDrain(app)
+        protocol, self._tell_of_all = _protocol(now_ns, at_once, trusted_proxies)
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 self._drain,
-                http="auto" if now_ns is None else _noting_protocol(now_ns),
+                http=protocol,
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -151,13 +148,14 @@ class HttpServer:
     def drain(self) -> None:
         """Serve on, but end each connection with its next answer."""
         self._drain.begin()
+        self._tell_of_all()
 
     async def stop(self, timeout_s: float) -> bool:
         """Close the port and end every connection; True if all ended by themselves within `timeout_s`.
 
         Requests that have not arrived whole by then are answered 503. May be called again, with less time.
         """
-        self._drain.begin()
+        self.drain()
         # uvicorn's own bound, for connections that are left although their requests are answered.
         self._uvicorn.config.timeout_graceful_shutdown = math.ceil(timeout_s + FLUSH_S)
         self._uvicorn.should_exit = True

@@ -51,7 +51,7 @@ rule("service.setting_options", {"service.configuration", "service.settings"}, {
 rule("service.core", {"service.core", "service.errors"} | READ_SIDE, forbids=CORE_FORBIDS)
 rule("service.core.clock", set(), forbids=CORE_FORBIDS - {"time"})
 rule("service.core.absence", {"service.core"}, forbids=CORE_FORBIDS - {"asyncio"})
-rule("service.core.flight", {"service.core"} | READ_SIDE, forbids=CORE_FORBIDS - {"asyncio"})
+rule("service.core.flight", {"service.core", "service.errors"} | READ_SIDE, forbids=CORE_FORBIDS - {"asyncio"})
 rule(
     "service.core.engine",
     {"service.core", "service.errors"} | READ_SIDE,
@@ -164,7 +164,12 @@ rule(
 rule("service.variant_keeper", {"service.core", "service.errors", "service.limited_loading", "service.side_thread"})
 rule("service.app", {"service", "model_store"})
 rule("service.tls", set())
-rule("service.http_server", {"service.frontends", "service.tls"}, {"starlette", "uvicorn", "uvloop"})
+rule("service.http_protocol", {"service.frontends"}, {"starlette", "uvicorn"})
+rule(
+    "service.http_server",
+    {"service.frontends", "service.http_protocol", "service.tls"},
+    {"starlette", "uvicorn", "uvloop"},
+)
 rule(
     "service.grpc_server",
     {"service.exchange", "service.frontends", "service.http_server", "service.tls"},

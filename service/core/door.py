@@ -22,10 +22,10 @@ from service.errors import DeadlineExceeded, InvalidArgument, Overloaded, Phiser
 
 NS_PER_MS = 1_000_000
 
-TYPICAL_PICTURE = ImageHeader("JPEG", 1920, 1080)
+_TYPICAL_PICTURE = ImageHeader("JPEG", 1920, 1080)
 """What is assumed of a picture that nobody has sent: a 1080p photograph."""
 
-TRANSPORT_CORE_NS = 1_000_000
+_TRANSPORT_CORE_NS = 1_000_000
 """Core time a request takes in the front end and the event loop: measured on a loaded server as what its answers took
 in all, minus decode and run."""
 
@@ -84,6 +84,14 @@ class DecodeCost:
     def profiled_ns(self, header: ImageHeader) -> int:
         """Nanoseconds of a thread's time for such a picture, by the profile alone."""
         return (_TAKE_OVER if header.format == PIXELS_FORMAT else self._profile).cost_ns(header.pixels)
+
+    def side_core_ns(self, header: ImageHeader) -> int:
+        """Core time that a request with such a picture takes outside its run."""
+        return self.profiled_ns(header) + _TRANSPORT_CORE_NS
+
+    def typical_ns(self) -> int:
+        """Nanoseconds until a picture that nobody has sent is decoded on an idle server."""
+        return self.cost_ns(_TYPICAL_PICTURE, 0.0)
 
     def cost_ns(self, header: ImageHeader, ahead: float) -> int:
         """Nanoseconds until such a picture is decoded."""

@@ -17,7 +17,7 @@ from typing import TypeGuard
 
 from service.core.absence import presence
 from service.core.clock import Clock
-from service.core.door import TRANSPORT_CORE_NS, TYPICAL_PICTURE, Admitted, DecodeCost, Door, EngineSettings, too_late
+from service.core.door import Admitted, DecodeCost, Door, EngineSettings, too_late
 from service.core.flight import Flight, Run, answer_of
 from service.core.generation import Generation, VariantStatus
 from service.core.instrument import Instrument
@@ -28,6 +28,7 @@ from service.core.request import (
     OnMiss,
     Picture,
     QueuedRequest,
+    Refused,
     RequestOptions,
     RoutingPolicy,
     RunResult,
@@ -38,7 +39,6 @@ from service.errors import InferenceFailed, InvalidArgument, NotReady, Overloade
 logger = logging.getLogger(__name__)
 
 NS_PER_S = 1_000_000_000
-NS_PER_MS = 1_000_000
 
 
 class Readiness(StrEnum):
@@ -125,7 +125,7 @@ class Engine:
 
     def choose_when_idle(self, budget_ns: int) -> str | None:
         """The variant that an idle server would answer a typical photograph with, given `budget_ns`."""
-        decode_ns = self._decode.cost_ns(TYPICAL_PICTURE, 0.0)
+        decode_ns = self._decode.typical_ns()
         with self._lock:
             self._scheduler.refresh(self._clock.now_ns())
             return self._scheduler.idle_choice(budget_ns - decode_ns, DEFAULT_POLICY)
@@ -159,32 +159,40 @@ class Engine:
         began_ns: int | None = None,
         client: str = "",
     ) -> Admitted:
-        """The first half of `infer`: pass the door, or be refused before anything is prepared for an answer.
+        """The first half of `infer`, which raises the same: pass the door, or be refused before anything is prepared.
 
         Its caller must await `answer` at once: who is admitted is counted from here on.
-
-        Raises:
-            PhiserveError: as `infer`.
         """
+        found = self.knock(image, options, received_ns=received_ns, began_ns=began_ns, client=client)
+        if isinstance(found, Refused):
+            try:
+                raise self.refuse(found)
+            finally:
+                del found  # this frame is in the error's traceback: a ring, which only the collector would break
+        self._instrument.request_admitted()
+        self._door.enter(client)
+        return found
+
+    def knock(
+        self, image: Picture, options: RequestOptions, *, received_ns: int, began_ns: int | None, client: str
+    ) -> Admitted | Refused:
+        """What `admit` would say now. Nobody is told of it or counted: `refuse` tells of it, `admit` asks again."""
         reading_ns = 0 if began_ns is None else received_ns - began_ns
         received_ns -= self._door.behind_ns(asyncio.get_running_loop().call_soon, reading_ns)
         try:
             if not self._accepting:
                 raise NotReady(f"the server is {self.readiness}; ask /readyz and try again when it is ready")
-            admitted = self._door.judge(image, options, received_ns, client)
+            return self._door.judge(image, options, received_ns, client)
         except PhiserveError as error:
-            self._instrument.request_failed(error, admitted=False, waited_ns=self.now_ns() - received_ns)
-            raise
-        self._instrument.request_admitted()
-        self._door.enter(client)
-        return admitted
+            return Refused(error, received_ns)
+
+    def refuse(self, refused: Refused) -> PhiserveError:
+        """Turn away who was refused: instruments are told in the caller's context. The error is the caller's answer."""
+        self._instrument.request_failed(refused.error, admitted=False, waited_ns=self.now_ns() - refused.received_ns)
+        return refused.error
 
     async def answer(self, admitted: Admitted) -> Classification:
-        """The second half of `infer`.
-
-        Raises:
-            PhiserveError: as `infer`.
-        """
+        """The second half of `infer`, which raises the same."""
         received_ns = admitted.received_ns
         try:
             answer = await self._serve(admitted)
@@ -208,7 +216,7 @@ class Engine:
             await presence(self._door, self._decode, self._door.absentees, admitted, self.now_ns())
         self._last_id += 1
         request = QueuedRequest(self._last_id, received_ns, deadline_ns, options.policy)
-        side_core_ns = self._decode.profiled_ns(admitted.header) + TRANSPORT_CORE_NS
+        side_core_ns = self._decode.side_core_ns(admitted.header)
         with self._lock:
             ahead = self._scheduler.decoding_ahead(deadline_ns)
             ready_ns = self.now_ns() + self._decode.cost_ns(admitted.header, ahead)
@@ -366,7 +374,7 @@ class Engine:
                 self._waiting_bytes -= flight.image.nbytes
         if settle.outcome is Outcome.CANCELLED:
             return
-        _fail(flight.answer, self._error(settle, flight))
+        flight.fail(self._error(settle, flight))
 
     def _error(self, settle: Settle, flight: Flight) -> PhiserveError:
         if settle.outcome is Outcome.OVERLOADED:
@@ -478,7 +486,7 @@ class Engine:
             await asyncio.wait_for(self._drained.wait(), timeout_ns / NS_PER_S)
         except TimeoutError:
             for request_id, flight in tuple(self._flights.items()):
-                _fail(flight.answer, NotReady("the server stopped before this request was served; try another replica"))
+                flight.fail(NotReady("the server stopped before this request was served; try another replica"))
                 self._cancel(request_id)
             return False
         return True
@@ -490,8 +498,3 @@ class Engine:
 
 def _is_answer(action: Action) -> TypeGuard[Settle]:
     return isinstance(action, Settle) and action.outcome is Outcome.ANSWERED
-
-
-def _fail(future: asyncio.Future[Classification], error: PhiserveError) -> None:
-    if not future.done():
-        future.set_exception(error)

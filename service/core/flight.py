@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from service.core.generation import Generation
 from service.core.ports import DecodedImage
 from service.core.request import Classification, Plan, Prediction, RequestOptions, RunResult, StageTimings
+from service.errors import PhiserveError
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +27,11 @@ class Flight:
     run_ended_ns: int = 0
     generation: Generation | None = None
     """That whose workers run it; None while it waits."""
+
+    def fail(self, error: PhiserveError) -> None:
+        """It ends with `error`, unless it has ended."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
 
 
 @dataclass(slots=True, eq=False)

@@ -5,7 +5,7 @@ Nothing is written to disk, and nothing is kept of what exceeds a bound. Images 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from python_multipart.exceptions import FormParserError
@@ -55,6 +55,21 @@ def times_ns(scope: Scope, now_ns: Callable[[], int]) -> tuple[int, int]:
     return scope.get(BEGAN_NS, received_ns), received_ns
 
 
+def is_one_image(headers: Sequence[tuple[bytes, bytes]], image_bytes_max: int) -> bool:
+    """Whether the body is said to be one image as it is, neither empty nor over its bound: `read_images` takes it."""
+    length = media_type = b""
+    for name, value in headers:
+        if name == b"content-length":
+            length = value
+        elif name == b"content-type":
+            media_type = value
+        elif name == b"content-encoding":
+            return False
+    if not length.isdigit() or len(length) > len(str(image_bytes_max)):
+        return False
+    return 0 < int(length) <= image_bytes_max and _is_raw(_media_type(media_type))
+
+
 async def read_images(request: Request, limits: BodyLimits) -> tuple[bytes | ImageTooLarge, ...]:
     """The images of a request in order: one for a raw body, one a part for multipart/form-data.
 
@@ -68,11 +83,10 @@ async def read_images(request: Request, limits: BodyLimits) -> tuple[bytes | Ima
         UnsupportedMediaType: another Content-Type, or a Content-Encoding.
         ClientDisconnect: the caller left before the body was complete.
     """
-    fields = _fields(request)
+    fields = _fields(request.scope["headers"])
     _check_encoding(fields)
-    content_type = fields.get(b"content-type", b"")
-    media_type = content_type.partition(b";")[0].strip().lower()
-    if media_type in _RAW_TYPES or media_type.startswith(b"image/"):
+    media_type = _media_type(fields.get(b"content-type", b""))
+    if _is_raw(media_type):
         return (await _read_raw(request, fields, limits.image_bytes_max),)
     if media_type == _MULTIPART:
         return await _read_multipart(request, fields, limits)
@@ -87,7 +101,7 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
         UnsupportedMediaType: a Content-Encoding.
         ClientDisconnect: the caller left before the body was complete.
     """
-    fields = _fields(request)
+    fields = _fields(request.scope["headers"])
     _check_encoding(fields)
     return await _read_whole(request, fields, bytes_max)
 
@@ -211,9 +225,17 @@ class _PartCollector:
         self._complete = True
 
 
-def _fields(request: Request) -> dict[bytes, bytes]:
+def _fields(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """The header, by lower-case names, the first of each: Starlette's own searches all of it for every look-up."""
-    return dict(reversed(request.scope["headers"]))
+    return dict(reversed(headers))
+
+
+def _media_type(content_type: bytes) -> bytes:
+    return content_type.partition(b";")[0].strip().lower()
+
+
+def _is_raw(media_type: bytes) -> bool:
+    return media_type in _RAW_TYPES or media_type.startswith(b"image/")
 
 
 def _check_encoding(fields: Mapping[bytes, bytes]) -> None:

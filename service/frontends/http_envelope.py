@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.exchange import Ending, Exchange, ExchangeObserver
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-ID"
 _REQUEST_ID_FIELD = REQUEST_ID_HEADER.lower().encode()
+_BEGUN = "phiserve.begun"
 
 
 class HttpEnvelope:
@@ -41,11 +43,8 @@ class HttpEnvelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = next((value for name, value in scope["headers"] if name == _REQUEST_ID_FIELD), None)
-        request_id = accepted_request_id(None if given is None else given.decode("latin-1"))
-        scope.setdefault("state", {})["request_id"] = request_id
-        self._bind_request_id(request_id)
-        if self._observer is None:
+        request_id, exchange = scope.pop(_BEGUN, None) or self._begin(scope)
+        if self._observer is None or exchange is None:
             await self._serve(scope, receive, send, request_id)
             return
         status = 0
@@ -56,12 +55,35 @@ class HttpEnvelope:
                 status = message["status"]
             await send(message)
 
-        exchange = _exchange(scope, Headers(scope=scope), request_id)
-        self._observer.exchange_began(exchange)
         try:
             await self._serve(scope, receive, send_and_note, request_id)
         finally:
             self._observer.exchange_ended(exchange, _ending(status, scope))
+
+    def begin(self, scope: Scope) -> None:
+        """Begin an exchange before it is served, in its own context; either it is, or `answered` follows."""
+        scope[_BEGUN] = self._begin(scope)
+
+    def answered(self, scope: Scope, respond: Callable[[str], Response]) -> Response:
+        """The answer of an exchange that was begun and never is served: `respond` makes it, given the request's id."""
+        request_id, exchange = scope.pop(_BEGUN)
+        response = respond(request_id)
+        response.raw_headers.append((_REQUEST_ID_FIELD, request_id.encode()))
+        if self._observer is not None:
+            self._observer.exchange_ended(exchange, _ending(response.status_code, scope))
+        return response
+
+    def _begin(self, scope: Scope) -> tuple[str, Exchange | None]:
+        """The request's id; and the exchange, if somebody observes it."""
+        given = next((value for name, value in scope["headers"] if name == _REQUEST_ID_FIELD), None)
+        request_id = accepted_request_id(None if given is None else given.decode("latin-1"))
+        scope.setdefault("state", {})["request_id"] = request_id
+        self._bind_request_id(request_id)
+        if self._observer is None:
+            return request_id, None
+        exchange = _exchange(scope, Headers(scope=scope), request_id)
+        self._observer.exchange_began(exchange)
+        return request_id, exchange
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         started = False

@@ -22,6 +22,7 @@ from service.core.request import Classification
 from service.errors import ImageTooLarge, InvalidArgument, NotReady, PhiserveError, UnknownVariant
 from service.exchange import ExchangeObserver
 from service.frontends import rest_answer, rest_schemas
+from service.frontends.http_at_once import AtOnce
 from service.frontends.http_body import BodyLimits, read_images, times_ns
 from service.frontends.http_disconnect import unless_disconnected
 from service.frontends.http_envelope import HttpEnvelope
@@ -35,6 +36,7 @@ from service.frontends.http_problems import (
 from service.frontends.rest_docs import install_docs
 from service.frontends.rest_openapi import CLASSIFY_DESCRIPTION, classify_openapi, install_openapi
 from service.frontends.rest_parameters import ClassifyParameters
+from service.frontends.rest_refusals import Refusals
 from service.frontends.status_codes import STATUS_BY_ERROR
 
 MetricsPage = Callable[[str], tuple[bytes, str]]
@@ -69,13 +71,13 @@ def create_rest_api(
     version: str,
     bind_request_id: Callable[[str], object] = lambda _: None,
     observer: ExchangeObserver | None = None,
-) -> FastAPI:
+) -> RestApi:
     """The ASGI application over `engine`.
 
     `bind_request_id` is called with each request's id in that request's own context, for logging. `observer` hears of
     every exchange, whatever its path.
     """
-    app = _RestApi(
+    app = RestApi(
         title="phiserve",
         version=version,
         docs_url=None,
@@ -85,7 +87,18 @@ def create_rest_api(
     )
     app.add_middleware(HttpEnvelope, bind_request_id=bind_request_id, observer=observer)
     install_problem_handlers(app)
-    app.classify = HttpEnvelope(_install_classify(app, engine, limits), bind_request_id, observer)
+    parameters = ClassifyParameters(
+        budget_ns_default=engine.budget_ns_default, budget_ns_max=engine.budget_ns_max, top_k_max=limits.top_k_max
+    )
+    app.classify = HttpEnvelope(_install_classify(app, engine, parameters, limits), bind_request_id, observer)
+    app.refusals = Refusals(
+        engine,
+        parameters,
+        app.classify,
+        app.router.routes[-1],
+        path=_CLASSIFY_PATH,
+        image_bytes_max=limits.image_bytes_max,
+    )
     _install_menu(app, engine)
     _install_probes(app, engine, metrics_page)
     _install_problem_kinds(app)
@@ -94,10 +107,11 @@ def create_rest_api(
     return app
 
 
-class _RestApi(FastAPI):
-    """The framework's application, with `POST /classify` served before it."""
+class RestApi(FastAPI):
+    """The framework's application, with `POST /classify` served before it; `refusals` answers some of it at once."""
 
-    classify: ASGIApp
+    classify: HttpEnvelope
+    refusals: AtOnce
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one exchange."""
@@ -107,15 +121,12 @@ class _RestApi(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def _install_classify(app: FastAPI, engine: Engine, limits: RestLimits) -> ASGIApp:
+def _install_classify(app: FastAPI, engine: Engine, parameters: ClassifyParameters, limits: RestLimits) -> ASGIApp:
     """Declare the route, and return what serves it without the router."""
     body_limits = BodyLimits(
         image_bytes_max=limits.image_bytes_max,
         body_bytes_max=limits.body_bytes_max,
         images_max=limits.images_per_request_max,
-    )
-    parameters = ClassifyParameters(
-        budget_ns_default=engine.budget_ns_default, budget_ns_max=engine.budget_ns_max, top_k_max=limits.top_k_max
     )
 
     @app.post(

@@ -11,7 +11,7 @@ from typing import Any
 from model_store.manifest import Accuracy, Manifest, ModelVariant, Provenance
 from service.core.engine import Readiness
 from service.core.generation import VariantStatus
-from service.core.request import Classification, Picture, Prediction, RequestOptions, StageTimings
+from service.core.request import Classification, Picture, Prediction, Refused, RequestOptions, StageTimings
 from service.errors import NotReady
 from tests.fakes.clock import FakeClock
 from tests.fakes.menus import MS, variant
@@ -92,6 +92,7 @@ class ScriptedEngine:
     budget_ns_max: int = 60_000 * MS
     clock: FakeClock = field(default_factory=FakeClock)
     calls: list[Call] = field(default_factory=list)
+    refused: list[Exception] = field(default_factory=list)
     held: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -110,12 +111,24 @@ class ScriptedEngine:
         began_ns: int | None = None,
         client: str = "",
     ) -> Call:
+        found = self.knock(image, options, received_ns=received_ns, began_ns=began_ns, client=client)
         self.calls.append(Call(image, options, received_ns, client, began_ns))
+        if isinstance(found, Refused):
+            raise self.refuse(found)
+        return found
+
+    def knock(
+        self, image: Picture, options: RequestOptions, *, received_ns: int, began_ns: int | None, client: str
+    ) -> Call | Refused:
         if self.readiness is not Readiness.READY:
-            raise NotReady(f"the server is {self.readiness}")
+            return Refused(NotReady(f"the server is {self.readiness}"), received_ns)
         if image in self.failures:
-            raise self.failures[image]
-        return self.calls[-1]
+            return Refused(self.failures[image], received_ns)
+        return Call(image, options, received_ns, client, began_ns)
+
+    def refuse(self, refused: Refused) -> Exception:
+        self.refused.append(refused.error)
+        return refused.error
 
     async def answer(self, admitted: Call) -> Classification:
         if admitted.image in self.answers:
