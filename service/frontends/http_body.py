@@ -57,17 +57,11 @@ def times_ns(scope: Scope, now_ns: Callable[[], int]) -> tuple[int, int]:
 
 def is_one_image(headers: Sequence[tuple[bytes, bytes]], image_bytes_max: int) -> bool:
     """Whether the body is said to be one image as it is, neither empty nor over its bound: `read_images` takes it."""
-    length = media_type = b""
-    for name, value in headers:
-        if name == b"content-length":
-            length = value
-        elif name == b"content-type":
-            media_type = value
-        elif name == b"content-encoding":
-            return False
-    if not length.isdigit() or len(length) > len(str(image_bytes_max)):
+    fields = _fields(headers)
+    length = fields.get(b"content-length", b"")
+    if b"content-encoding" in fields or not length.isdigit() or len(length) > len(str(image_bytes_max)):
         return False
-    return 0 < int(length) <= image_bytes_max and _is_raw(_media_type(media_type))
+    return 0 < int(length) <= image_bytes_max and _is_raw(_media_type(fields.get(b"content-type", b"")))
 
 
 async def read_images(request: Request, limits: BodyLimits) -> tuple[bytes | ImageTooLarge, ...]:

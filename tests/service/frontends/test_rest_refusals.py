@@ -100,6 +100,7 @@ def test_who_would_be_let_in_is_the_routes(engine) -> None:
         {"fields": ((b"content-length", b"4"), (b"content-encoding", b"gzip"))},
         {"fields": ((b"content-length", b"4"), (b"content-type", b"multipart/form-data; boundary=x"))},
         {"fields": ((b"content-length", b"4"), (b"content-type", b"text/plain"))},
+        {"fields": ((b"content-length", b"4"), (b"content-type", b"text/plain"), (b"content-type", b"image/png"))},
     ],
     ids=[
         "method",
@@ -113,6 +114,7 @@ def test_who_would_be_let_in_is_the_routes(engine) -> None:
         "encoded",
         "multipart",
         "text",
+        "of two types the first counts, as on the route",
     ],
 )
 def test_only_one_image_of_a_known_length_is_taken(engine, other) -> None:
