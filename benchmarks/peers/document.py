@@ -23,7 +23,8 @@ each beginning with another one. Every peer decodes, crops and resizes with Pill
 SIMD and has its own way around the network, which is what is compared. The photographs are so small that its scaled
 decoding has nothing to scale.
 
-Figures are medians over rounds, with the lowest and highest. Memory is the proportional set size of all processes of a
+Figures are medians over rounds, with the lowest and highest. Answers a second are those of the steady part of a load,
+from when each connection could have had its first one. Memory is the proportional set size of all processes of a
 server, right after the load."""
 
 

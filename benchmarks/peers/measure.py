@@ -52,7 +52,7 @@ def measure(contestant: Contestant, setting: Setting, turn: Turn, go: int) -> li
             found.append(
                 Cell(
                     go, contestant.name, setting.name, turn.variant, concurrency,
-                    got.per_s, got.p50_ms, got.p99_ms, memory_mib, versions,
+                    got.steady_per_s, got.p50_ms, got.p99_ms, memory_mib, versions,
                 )
             )  # fmt: skip
     return found
