@@ -55,6 +55,12 @@ class BareLoop:
         theirs.close()
         self._pipe.recv()
 
+    @property
+    def pid(self) -> int:
+        """The process that loops."""
+        assert self._process.pid is not None, "it was started"
+        return self._process.pid
+
     def begin(self, duration_s: float) -> None:
         """Loop for `duration_s` from now; `result` waits for the end."""
         self._pipe.send(duration_s)

@@ -20,6 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from benchmarks.server_resources import core_seconds_of
+
+ROOT = Path(__file__).parent.parent
 START_TIMEOUT_S = 120
 END_TIMEOUT_S = 40
 
@@ -78,17 +81,7 @@ class ServerProcess:
     def core_time(self) -> CoreTime:
         """A reading of the account."""
         own = resource.getrusage(resource.RUSAGE_SELF)
-        return CoreTime(_server_seconds(self.process.pid), own.ru_utime + own.ru_stime, _machine_seconds())
-
-
-def _server_seconds(pid: int) -> float:
-    """User and system time of all threads of a process (proc(5), /proc/pid/stat fields 14 and 15)."""
-    try:
-        # The command's name, in parentheses, may hold spaces.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return CoreTime(core_seconds_of(self.process.pid), own.ru_utime + own.ru_stime, _machine_seconds())
 
 
 def _machine_seconds() -> float | None:
@@ -127,6 +120,8 @@ def _start(store: Path, variants: Sequence[str], more: Sequence[str], log: int, 
     flags = [flag for name in variants for flag in ("--variant", name)]
     flags += ["--grpc-port", "0"] if grpc else ["--grpc", "off"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PHISERVE_")}
+    # A result names the commit of this working tree, so it is this tree that serves, whichever one is installed.
+    environment["PYTHONPATH"] = str(ROOT)
     return subprocess.Popen(
         [phiserve, "serve", "--port=0", "--store", store, "--log-level=warning", *flags, *more],
         stdout=subprocess.PIPE,

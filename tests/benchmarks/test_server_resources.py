@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks.server_resources import resources_of
+from benchmarks.server_resources import core_seconds_of, resources_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -57,3 +57,24 @@ def test_a_process_that_ended_is_an_error() -> None:
     """Nobody is told that a server that is gone holds nothing."""
     with pytest.raises(OSError, match="proc"):
         resources_of(2**22 + 1)
+
+
+# Works until its own account says that it did so for long enough.
+WORKER = """
+import os, sys
+while sum(os.times()[:2]) < 0.2: pass
+print("worked", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_core_time_of_all_threads_is_counted_and_the_dead_have_none() -> None:
+    """What a process says that it used is what the kernel tells of it; who has ended is nobody's error."""
+    command = [sys.executable, "-c", WORKER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert core_seconds_of(process.pid) >= 0.19
+        process.stdin.write("\n")
+    assert core_seconds_of(process.pid) == 0.0
