@@ -1,4 +1,4 @@
-"""The bare loop classifies as the server does, and the report takes ratios within rounds."""
+"""The bare loop classifies as the server does; the report takes ratios within rounds and judges them by intervals."""
 
 from __future__ import annotations
 
@@ -30,12 +30,27 @@ def test_the_bare_loop_does_the_whole_work(tmp_path) -> None:
     assert looped.per_s > 0
 
 
+def rows_of(text, wire):
+    return [
+        [cell.strip() for cell in row.strip("|").split("|")[-2:]]
+        for row in text.splitlines()
+        if f"lite0-int8, {wire}" in row
+    ]
+
+
 def test_ratios_are_taken_within_rounds() -> None:
-    """The median of ratios, not the ratio of medians: noise that slows a whole round cancels."""
-    full, slow = Round(100, (90, 80), 5, (6, 7)), Round(50, (45, 40), 10, (12, 14))
-    text = document({"lite0-int8": [full, slow, full]}, "command")
-    for wire, of_throughput, of_latency in (("HTTP", "0.90", "1.20"), ("gRPC", "0.80", "1.40")):
-        rows = [row for row in text.splitlines() if f"lite0-int8, {wire}" in row]
-        assert [row.split("|")[-2].strip() for row in rows] == [
-            f"{ratio} ({ratio}–{ratio})" for ratio in (of_throughput, of_latency)
-        ]
+    """The mean of ratios, not the ratio of medians: noise that slows a whole round cancels, and goals are judged."""
+    full, slow = Round(100, (93, 80), 5, (6, 5.5), 0.01), Round(50, (46.5, 40), 10, (12, 11), 0.02)
+    text = document({"lite0-int8": [full, slow, full]}, "command", 2)
+    assert rows_of(text, "HTTP") == [["0.930 (0.930–0.930)", "reached"], ["1.200 (1.200–1.200)", "**not reached**"]]
+    assert rows_of(text, "gRPC") == [["0.800 (0.800–0.800)", "**not reached**"], ["1.100 (1.100–1.100)", "reached"]]
+    assert "turns of 2 s, 3 rounds" in text
+    assert "at most 0.020 of a core" in text
+
+
+def test_a_goal_among_what_the_ratio_may_be_is_neither_reached_nor_missed() -> None:
+    """Rounds that differ by more than the goal is away say so, whatever their mean."""
+    rounds = [Round(100, (per_s, per_s), 10, (ms, ms), 0.0) for per_s, ms in ((99, 10), (90, 12), (95, 12.5))]
+    text = document({"lite0-int8": rounds}, "command", 2)
+    for wire in ("HTTP", "gRPC"):
+        assert [verdict for _, verdict in rows_of(text, wire)] == ["within noise", "within noise"]
