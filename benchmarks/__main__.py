@@ -21,6 +21,7 @@ BENCHMARKS = {
     "memory": ("benchmarks.memory", "what a variant and a request that waits hold"),
     "memory_limit": ("benchmarks.memory_limit", "what is resident under a limit, and what a load does to others"),
     "soak": ("benchmarks.soak", "ten minutes of mixed traffic: does memory stay flat"),
+    "duels": ("benchmarks.peers.duels", "the quickest of other people's servers, all up, in short turns"),
     "peers": ("benchmarks.peers.comparison", "other people's servers under the same load"),
 }
 """Name to (module with a `main(argv)`, what it measures)."""
