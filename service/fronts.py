@@ -55,7 +55,7 @@ def build_fronts(
         keepalive_s=settings.http_keepalive_s,
         trusted_proxies=[str(network) for network in _callers(settings).trusted],
         now_ns=engine.now_ns,
-        at_once=api.refusals,
+        at_once=api.pictures,
     )
     if ports.grpc is None:
         return Fronts(http, None)

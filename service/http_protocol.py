@@ -1,11 +1,13 @@
 """uvicorn's protocol, as this server runs it: notes when each request was read, and has some answered at once.
 
-What may be answered at once is read whole before the application is told of it, or never told. Everything else goes
-uvicorn's own way. It knows no route and judges no request. Needs httptools, which is not there on every platform.
+What may be answered at once is read whole before the application is told of it, or never told: then it is answered
+from here, by one task where that takes time. Everything else goes uvicorn's own way. It knows no route and judges no
+request. Needs httptools, which is not there on every platform.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
@@ -17,8 +19,9 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.frontends.http_at_once import AtOnce
+from service.frontends.http_at_once import Answering, AtOnce
 from service.frontends.http_body import BEGAN_NS, RECEIVED_NS
+from service.frontends.http_drain import cut_answer
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -26,13 +29,15 @@ if TYPE_CHECKING:
 
 
 class Reception:
-    """What a server's connections share: who may answer at once, and the exchanges that are read whole for it."""
+    """What a server's connections share: who may answer at once, and the exchanges that are read or answered for it."""
 
     def __init__(self, at_once: AtOnce | None, trusted_proxies: Sequence[str]) -> None:
         """`trusted_proxies`: whose headers say who calls, before `at_once` is asked."""
         self._at_once = at_once
         self._proxies: Any = ProxyHeadersMiddleware(_nothing, list(trusted_proxies)) if trusted_proxies else None  # type: ignore[arg-type] # uvicorn has types of its own
         self.waiting: dict[RequestResponseCycle, _Waiting] = {}
+        self.answering: set[asyncio.Task[None]] = set()
+        self.is_cut = False
 
     def takes(self, scope: Scope) -> bool:
         """Whether an exchange shall be read whole. It has begun then, and in the current context."""
@@ -44,8 +49,13 @@ class Reception:
         self._at_once.begin(scope)
         return True
 
-    def answer(self, scope: Scope, body: bytes) -> Response | None:
-        """The answer to what has been read whole; None if the application has to be told."""
+    @property
+    def is_closed(self) -> bool:
+        """Whether each answer is the last of its connection."""
+        return self._at_once is None
+
+    def answer(self, scope: Scope, body: bytes) -> Response | Answering | None:
+        """The answer to what has been read whole, or what comes to it; None if the application has to be told."""
         if self._at_once is None:
             return None
         try:
@@ -54,10 +64,19 @@ class Reception:
             return None
 
     def close(self) -> None:
-        """From now on the application is told of everything at once, of what is being read as well."""
+        """From now on the application is told of everything at once, of what is being read as well.
+
+        What is being answered ends its connection, as the application's answers do while a server drains.
+        """
         self._at_once = None
         for cycle in tuple(self.waiting):
             self.tell(cycle)
+
+    def cut(self) -> None:
+        """What is being answered gets the answer of what is cut instead. To be closed before, by a turn of the loop."""
+        self.is_cut = True
+        for task in self.answering:
+            task.cancel()
 
     def tell(self, cycle: RequestResponseCycle) -> None:
         """Tell the application of an exchange, if it has not been told."""
@@ -79,6 +98,7 @@ class ReceptionProtocol(HttpToolsProtocol):
 
     reception: Reception
     now_ns: Callable[[], int]
+    _answering: asyncio.Task[None] | None = None
 
     def on_message_begin(self) -> None:
         """Note when, under `BEGAN_NS`."""
@@ -101,9 +121,12 @@ class ReceptionProtocol(HttpToolsProtocol):
             self.loop.call_soon(self._judge, self.cycle, context=waiting.context)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The application is told of the beginning, to find that the caller has left."""
+        """Nobody works for who has left; the application is told of the beginning, to find that the caller has."""
         super().connection_lost(exc)
         self.reception.tell(self.cycle)
+        if self._answering is not None:
+            # A turn later: what came in this one may just have begun, and must not be stopped before it has.
+            self.loop.call_soon(self._answering.cancel)
 
     def _note(self, name: str) -> None:
         scope: MutableMapping[str, Any] = self.scope  # type: ignore[assignment] # uvicorn's type knows no further keys
@@ -130,13 +153,41 @@ class ReceptionProtocol(HttpToolsProtocol):
             return
         # An answer that closes its connection, or has to wait for its caller to read, is the application's.
         is_plain = cycle.keep_alive and not self.flow.write_paused
-        response = self.reception.answer(cycle.scope, b"".join(waiting.pieces)) if is_plain else None  # type: ignore[arg-type]
-        if response is None:
+        found = self.reception.answer(cycle.scope, b"".join(waiting.pieces)) if is_plain else None  # type: ignore[arg-type]
+        if found is None:
             waiting.start()
-            return
+        elif isinstance(found, Response):
+            self._write(cycle, found)
+        else:
+            self._answering = self.loop.create_task(self._answer(cycle, found), context=waiting.context)
+            # Where uvicorn looks for what its end has to wait for.
+            for tasks in (self.tasks, self.reception.answering):
+                tasks.add(self._answering)
+                self._answering.add_done_callback(tasks.discard)
+
+    async def _answer(self, cycle: RequestResponseCycle, answering: Answering) -> None:
+        try:
+            response = await answering
+        except asyncio.CancelledError:
+            if not self.reception.is_cut or self.transport.is_closing():
+                raise
+            response = cut_answer(cycle.scope)  # type: ignore[arg-type]
+        finally:
+            self._answering = None
+        if self.flow.write_paused:  # by answers before, which the caller does not read
+            await self.flow.drain()
+        if not self.transport.is_closing():
+            self._write(cycle, response)
+
+    def _write(self, cycle: RequestResponseCycle, response: Response) -> None:
         cycle.response_started = cycle.response_complete = True
         fields = [b"%b: %b\r\n" % field for field in (*cycle.default_headers, *response.raw_headers)]
+        is_last = self.reception.is_closed or not cycle.keep_alive  # uvicorn's own word while it ends
+        if is_last:
+            fields.append(b"connection: close\r\n")
         self.transport.write(b"".join((STATUS_LINE[response.status_code], *fields, b"\r\n", response.body)))
+        if is_last:
+            self.transport.close()
         cycle.on_response()
         cycle.on_response = _nothing_to_do  # as uvicorn does when an application has ended: it breaks a ring
 

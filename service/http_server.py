@@ -11,7 +11,7 @@ import math
 import socket
 import ssl
 from collections.abc import Callable, Generator, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -19,6 +19,9 @@ from starlette.types import ASGIApp
 from service.frontends.http_at_once import AtOnce
 from service.frontends.http_drain import HttpDrain
 from service.tls import TlsFiles
+
+if TYPE_CHECKING:
+    from service.http_protocol import Reception
 
 BACKLOG = 2048
 FLUSH_S = 1.0
@@ -64,17 +67,17 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 def _protocol(
     now_ns: Callable[[], int] | None, at_once: AtOnce | None, trusted_proxies: Sequence[str]
-) -> tuple[type[asyncio.Protocol] | Literal["auto"], Callable[[], None]]:
-    """The protocol, and what has the application told of every exchange; another one where httptools is missing."""
+) -> tuple[type[asyncio.Protocol] | Literal["auto"], Reception | None]:
+    """The protocol and what its connections share; uvicorn's own, which share nothing, where httptools is missing."""
     if now_ns is None:
-        return "auto", lambda: None
+        return "auto", None
     try:
         from service.http_protocol import Reception, ReceptionProtocol  # noqa: PLC0415 - not there on every platform
     except ImportError:
-        return "auto", lambda: None
+        return "auto", None
     shared = Reception(at_once, trusted_proxies)
     bound = {"reception": shared, "now_ns": staticmethod(now_ns)}
-    return type("BoundReceptionProtocol", (ReceptionProtocol,), bound), shared.close
+    return type("BoundReceptionProtocol", (ReceptionProtocol,), bound), shared
 
 
 class HttpServer:
@@ -101,7 +104,7 @@ class HttpServer:
         self._scheme = "http" if tls is None else "https"
         self._listener = listener
         self._drain = HttpDrain(app)
-        protocol, self._tell_of_all = _protocol(now_ns, at_once, trusted_proxies)
+        protocol, self._reception = _protocol(now_ns, at_once, trusted_proxies)
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 self._drain,
@@ -148,7 +151,8 @@ class HttpServer:
     def drain(self) -> None:
         """Serve on, but end each connection with its next answer."""
         self._drain.begin()
-        self._tell_of_all()
+        if self._reception is not None:
+            self._reception.close()
 
     async def stop(self, timeout_s: float) -> bool:
         """Close the port and end every connection; True if all ended by themselves within `timeout_s`.
@@ -163,6 +167,8 @@ class HttpServer:
         by_themselves = self.ended.done()
         if not by_themselves:
             self._drain.cut()
+            if self._reception is not None:
+                self._reception.cut()
             await asyncio.wait({self.ended})  # not awaited itself, since cancelling this must not cancel that
         self.ended.result()
         return by_themselves

@@ -28,7 +28,6 @@ from service.core.request import (
     OnMiss,
     Picture,
     QueuedRequest,
-    Refused,
     RequestOptions,
     RoutingPolicy,
     RunResult,
@@ -163,33 +162,18 @@ class Engine:
 
         Its caller must await `answer` at once: who is admitted is counted from here on.
         """
-        found = self.knock(image, options, received_ns=received_ns, began_ns=began_ns, client=client)
-        if isinstance(found, Refused):
-            try:
-                raise self.refuse(found)
-            finally:
-                del found  # this frame is in the error's traceback: a ring, which only the collector would break
-        self._instrument.request_admitted()
-        self._door.enter(client)
-        return found
-
-    def knock(
-        self, image: Picture, options: RequestOptions, *, received_ns: int, began_ns: int | None, client: str
-    ) -> Admitted | Refused:
-        """What `admit` would say now. Nobody is told of it or counted: `refuse` tells of it, `admit` asks again."""
         reading_ns = 0 if began_ns is None else received_ns - began_ns
         received_ns -= self._door.behind_ns(asyncio.get_running_loop().call_soon, reading_ns)
         try:
             if not self._accepting:
                 raise NotReady(f"the server is {self.readiness}; ask /readyz and try again when it is ready")
-            return self._door.judge(image, options, received_ns, client)
+            admitted = self._door.judge(image, options, received_ns, client)
         except PhiserveError as error:
-            return Refused(error, received_ns)
-
-    def refuse(self, refused: Refused) -> PhiserveError:
-        """Turn away who was refused: instruments are told in the caller's context. The error is the caller's answer."""
-        self._instrument.request_failed(refused.error, admitted=False, waited_ns=self.now_ns() - refused.received_ns)
-        return refused.error
+            self._instrument.request_failed(error, admitted=False, waited_ns=self.now_ns() - received_ns)
+            raise
+        self._instrument.request_admitted()
+        self._door.enter(client)
+        return admitted
 
     async def answer(self, admitted: Admitted) -> Classification:
         """The second half of `infer`, which raises the same."""

@@ -11,7 +11,6 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from model_store.manifest import ModelVariant
-from service.errors import PhiserveError
 
 PRIORITY_MAX = 9
 
@@ -99,14 +98,6 @@ class RawPixels:
 
 Picture: TypeAlias = bytes | RawPixels
 """What a caller may send: an encoded file's bytes, or pixels."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A request that may not pass the door, and why. `received_ns`: since when it waits, for the event loop too."""
-
-    error: PhiserveError
-    received_ns: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,20 @@
-"""The interface of what is answered as soon as it has been read, without a task: refusals, of which a flood has most.
+"""The interface of what is answered without the application: the pictures that nearly all requests bring, and refusals.
 
-A task, a stream of messages and the application's layers cost several times as much as finding out that a request
-is refused. The HTTP server asks `AtOnce` first; an exchange that it does not answer goes to the application as if
-nobody had asked.
+The application's layers, their stream of messages and a second task to watch the caller cost as much as everything
+that is decided for the request. The HTTP server asks `AtOnce` first; an exchange that it does not answer goes to the
+application as if nobody had asked.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol, TypeAlias
 
 from starlette.responses import Response
 from starlette.types import Scope
+
+Answering: TypeAlias = Coroutine[Any, Any, Response]
+"""Comes to the whole answer. Cancelled when the caller leaves; raises nothing else. It is begun in any case."""
 
 
 class AtOnce(Protocol):
@@ -25,5 +29,8 @@ class AtOnce(Protocol):
     def begin(self, scope: Scope) -> None:
         """An exchange that is taken has begun: whoever observes it may be told."""
 
-    def answer(self, scope: Scope, body: bytes) -> Response | None:
-        """The whole answer, as the application would give it and told to observers; None if the application shall."""
+    def answer(self, scope: Scope, body: bytes) -> Response | Answering | None:
+        """The whole answer, as the application would give it and told to observers, or what comes to it.
+
+        None if the application shall.
+        """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import NotReady
@@ -15,6 +16,16 @@ from service.frontends.http_envelope import REQUEST_ID_HEADER
 from service.frontends.http_problems import problem_response
 
 _CUT_DETAIL = "the server stopped before this request had arrived whole; try another replica"
+
+
+def cut_answer(scope: Scope) -> Response:
+    """The answer to an exchange that is cut."""
+    # Set by the layer below, which is gone by now with everything it would have added.
+    request_id = scope.get("state", {}).get("request_id")
+    response = problem_response(NotReady(_CUT_DETAIL), request_id)
+    if request_id is not None:
+        response.headers[REQUEST_ID_HEADER] = request_id
+    return response
 
 
 class HttpDrain:
@@ -64,11 +75,6 @@ class HttpDrain:
         except asyncio.CancelledError:
             if not self._cut or started:
                 raise  # half an answer is out: only cutting the connection tells the caller so
-            # Set by the layer below, which is gone by now with everything it would have added.
-            request_id = scope.get("state", {}).get("request_id")
-            response = problem_response(NotReady(_CUT_DETAIL), request_id)
-            if request_id is not None:
-                response.headers[REQUEST_ID_HEADER] = request_id
-            await response(scope, receive, send_last)
+            await cut_answer(scope)(scope, receive, send_last)
         finally:
             self._exchanges.discard(task)

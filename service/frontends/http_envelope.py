@@ -5,8 +5,10 @@ The outermost layer of ours, plain ASGI. It reads no body and knows no route.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -64,14 +66,26 @@ class HttpEnvelope:
         """Begin an exchange before it is served, in its own context; either it is, or `answered` follows."""
         scope[_BEGUN] = self._begin(scope)
 
-    def answered(self, scope: Scope, respond: Callable[[str], Response]) -> Response:
-        """The answer of an exchange that was begun and never is served: `respond` makes it, given the request's id."""
+    def answered(self, scope: Scope, response: Response) -> Response:
+        """`response`, as the answer of an exchange that was begun and never is served."""
         request_id, exchange = scope.pop(_BEGUN)
-        response = respond(request_id)
         response.raw_headers.append((_REQUEST_ID_FIELD, request_id.encode()))
-        if self._observer is not None:
+        if self._observer is not None and exchange is not None:
             self._observer.exchange_ended(exchange, _ending(response.status_code, scope))
         return response
+
+    async def answering(self, scope: Scope, work: Coroutine[Any, Any, Response]) -> Response:
+        """As `answered`, of the response that `work` comes to; cancelled where that is, and raises nothing else."""
+        request_id, exchange = scope[_BEGUN]
+        try:
+            response = await work
+        except asyncio.CancelledError:
+            if self._observer is not None and exchange is not None:
+                self._observer.exchange_ended(exchange, _ending(0, scope))
+            raise
+        except Exception as error:  # noqa: BLE001  as in `_serve`
+            response = _unexpected(error, scope, request_id)
+        return self.answered(scope, response)
 
     def _begin(self, scope: Scope) -> tuple[str, Exchange | None]:
         """The request's id; and the exchange, if somebody observes it."""
@@ -102,8 +116,12 @@ class HttpEnvelope:
         except Exception as error:
             if started:
                 raise  # half an answer is out: only cutting the connection tells the caller so
-            logger.exception("unexpected error while serving %s %r", scope["method"], scope["path"])
-            await problem_response(error, request_id)(scope, receive, send_with_id)
+            await _unexpected(error, scope, request_id)(scope, receive, send_with_id)
+
+
+def _unexpected(error: Exception, scope: Scope, request_id: str) -> Response:
+    logger.error("unexpected error while serving %s %r", scope["method"], scope["path"], exc_info=error)
+    return problem_response(error, request_id)
 
 
 def _exchange(scope: Scope, headers: Headers, request_id: str) -> Exchange:

@@ -8,11 +8,10 @@ route is declared all the same, for the documentation, and every other method on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -33,10 +32,11 @@ from service.frontends.http_problems import (
     problem_response,
     request_id_of,
 )
+from service.frontends.rest_answer import json_response
+from service.frontends.rest_at_once import PicturesAtOnce
 from service.frontends.rest_docs import install_docs
 from service.frontends.rest_openapi import CLASSIFY_DESCRIPTION, classify_openapi, install_openapi
 from service.frontends.rest_parameters import ClassifyParameters
-from service.frontends.rest_refusals import Refusals
 from service.frontends.status_codes import STATUS_BY_ERROR
 
 MetricsPage = Callable[[str], tuple[bytes, str]]
@@ -91,7 +91,7 @@ def create_rest_api(
         budget_ns_default=engine.budget_ns_default, budget_ns_max=engine.budget_ns_max, top_k_max=limits.top_k_max
     )
     app.classify = HttpEnvelope(_install_classify(app, engine, parameters, limits), bind_request_id, observer)
-    app.refusals = Refusals(
+    app.pictures = PicturesAtOnce(
         engine,
         parameters,
         app.classify,
@@ -108,10 +108,10 @@ def create_rest_api(
 
 
 class RestApi(FastAPI):
-    """The framework's application, with `POST /classify` served before it; `refusals` answers some of it at once."""
+    """The framework's application, with `POST /classify` served before it, most of it by `pictures`."""
 
     classify: HttpEnvelope
-    refusals: AtOnce
+    pictures: AtOnce
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one exchange."""
@@ -200,11 +200,10 @@ def _respond(results: list[Classification | PhiserveError]) -> Response:
         raise first
     if len(results) > 1:
         total_ms = max((_total_ms(result) for result in results), default=0.0)
-        return _json({"results": [_result(result) for result in results]}, {"total": total_ms})
+        return json_response({"results": [_result(result) for result in results]}, {"total": total_ms})
     if isinstance(first, PhiserveError):
         raise first
-    content = rest_answer.answer(first)
-    return _json(content, content["timings_ms"])
+    return rest_answer.classified(first)
 
 
 def _result(result: Classification | PhiserveError) -> dict[str, Any]:
@@ -213,11 +212,6 @@ def _result(result: Classification | PhiserveError) -> dict[str, Any]:
 
 def _total_ms(result: Classification | PhiserveError) -> float:
     return 0.0 if isinstance(result, PhiserveError) else rest_answer.timings_ms(result.timings)["total"]
-
-
-def _json(content: Mapping[str, Any], stages_ms: dict[str, float] | None = None) -> Response:
-    headers = {} if stages_ms is None else {"Server-Timing": rest_answer.server_timing(stages_ms)}
-    return Response(orjson.dumps(content), headers=headers, media_type="application/json")
 
 
 def _install_menu(app: FastAPI, engine: Engine) -> None:
@@ -229,21 +223,21 @@ def _install_menu(app: FastAPI, engine: Engine) -> None:
     )
     async def variants() -> Response:
         """Every variant, most accurate first: accuracy and its source, provenance and licence, measured latencies."""
-        return _json(rest_answer.menu(engine))
+        return json_response(rest_answer.menu(engine))
 
 
 def _install_probes(app: FastAPI, engine: Engine, metrics_page: MetricsPage) -> None:
     @app.get("/livez", summary="Does the process answer?", response_model=rest_schemas.Liveness, tags=["operations"])
     async def livez() -> Response:
         """Always 200; restart the process when it is not."""
-        return _json({"status": "alive"})
+        return json_response({"status": "alive"})
 
     @app.get("/readyz", summary="Are requests taken?", response_model=rest_schemas.ReadinessAnswer, tags=["operations"])
     async def readyz() -> Response:
         """200 when every variant is loaded, warmed and profiled; 503 while starting and draining."""
         if engine.readiness is not Readiness.READY:
             raise NotReady(f"the server is {engine.readiness.value}; send requests when this answers 200")
-        return _json({"status": engine.readiness.value})
+        return json_response({"status": engine.readiness.value})
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response, tags=["operations"])
     async def metrics(request: Request) -> Response:
@@ -274,4 +268,4 @@ def _install_problem_kinds(app: FastAPI) -> None:
         """The page that the `type` of a problem refers to."""
         if slug not in kinds:
             raise HTTPException(404)
-        return _json(kinds[slug])
+        return json_response(kinds[slug])

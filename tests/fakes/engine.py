@@ -11,7 +11,7 @@ from typing import Any
 from model_store.manifest import Accuracy, Manifest, ModelVariant, Provenance
 from service.core.engine import Readiness
 from service.core.generation import VariantStatus
-from service.core.request import Classification, Picture, Prediction, Refused, RequestOptions, StageTimings
+from service.core.request import Classification, Picture, Prediction, RequestOptions, StageTimings
 from service.errors import NotReady
 from tests.fakes.clock import FakeClock
 from tests.fakes.menus import MS, variant
@@ -82,17 +82,18 @@ def manifest(model: ModelVariant) -> Manifest:
 class ScriptedEngine:
     """Has the surface of `service.core.engine.Engine`.
 
-    `failures` maps an image to the error it ends with, `answers` to the answer it gets instead of the usual one.
+    `failures` maps an image to the error it is refused with, `ends` to the one it ends with once it was admitted,
+    `answers` to the answer it gets instead of the usual one.
     """
 
     failures: dict[Picture, Exception] = field(default_factory=dict)
     answers: dict[Picture, Classification] = field(default_factory=dict)
+    ends: dict[Picture, Exception] = field(default_factory=dict)
     readiness: Readiness = Readiness.READY
     budget_ns_default: int = 1000 * MS
     budget_ns_max: int = 60_000 * MS
     clock: FakeClock = field(default_factory=FakeClock)
     calls: list[Call] = field(default_factory=list)
-    refused: list[Exception] = field(default_factory=list)
     held: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -111,26 +112,17 @@ class ScriptedEngine:
         began_ns: int | None = None,
         client: str = "",
     ) -> Call:
-        found = self.knock(image, options, received_ns=received_ns, began_ns=began_ns, client=client)
-        self.calls.append(Call(image, options, received_ns, client, began_ns))
-        if isinstance(found, Refused):
-            raise self.refuse(found)
-        return found
-
-    def knock(
-        self, image: Picture, options: RequestOptions, *, received_ns: int, began_ns: int | None, client: str
-    ) -> Call | Refused:
+        call = Call(image, options, received_ns, client, began_ns)
+        self.calls.append(call)
         if self.readiness is not Readiness.READY:
-            return Refused(NotReady(f"the server is {self.readiness}"), received_ns)
+            raise NotReady(f"the server is {self.readiness}")
         if image in self.failures:
-            return Refused(self.failures[image], received_ns)
-        return Call(image, options, received_ns, client, began_ns)
-
-    def refuse(self, refused: Refused) -> Exception:
-        self.refused.append(refused.error)
-        return refused.error
+            raise self.failures[image]
+        return call
 
     async def answer(self, admitted: Call) -> Classification:
+        if admitted.image in self.ends:
+            raise self.ends[admitted.image]
         if admitted.image in self.answers:
             return self.answers[admitted.image]
         if admitted.image == HELD:

@@ -12,6 +12,7 @@ from typing import TypeVar
 import pytest
 from starlette.responses import Response
 
+from service.frontends.http_at_once import Answering
 from service.http_server import HttpServer, bind
 
 T = TypeVar("T")
@@ -23,9 +24,15 @@ begun: ContextVar[str] = ContextVar("begun", default="never")
 
 @dataclass
 class Doorman:
-    """Takes what is sent to /taken, and refuses a body that begins with "no"; one of "trouble" is a bug of its own."""
+    """Takes what is sent to /taken, and refuses a body that begins with "no"; one of "trouble" is a bug of its own.
+
+    One that begins with "later" is answered once `ready` is set, with what is found in its context.
+    """
 
     began: asyncio.Event = field(default_factory=asyncio.Event)
+    working: asyncio.Event = field(default_factory=asyncio.Event)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
     seen: list[tuple[str, bytes]] = field(default_factory=list)
 
     def takes(self, scope) -> bool:
@@ -35,11 +42,22 @@ class Doorman:
         begun.set("at the head")
         self.began.set()
 
-    def answer(self, scope, body: bytes) -> Response | None:
+    def answer(self, scope, body: bytes) -> Response | Answering | None:
         self.seen.append((scope["client"][0], body))
         if body == b"trouble":
             raise ValueError(body)
+        if body.startswith(b"later"):
+            return self._later(body)
         return Response(b"refused " + body[:8], 504) if body.startswith(b"no") else None
+
+    async def _later(self, body: bytes) -> Response:
+        self.working.set()
+        try:
+            await self.ready.wait()
+        except asyncio.CancelledError:
+            self.stopped.set()
+            raise
+        return Response(body[:8] + f", begun {begun.get()}".encode())
 
 
 async def application(scope, receive, send) -> None:
@@ -94,6 +112,81 @@ async def no_application(scope, receive, send) -> None:
     raise AssertionError("the application was told")
 
 
+def test_what_takes_time_is_answered_without_the_application() -> None:
+    """In the exchange's own context; and the connection takes the next request."""
+
+    async def scenario(reader, writer, server, doorman):
+        answers = []
+        for body in (b"later 1", b"later 2"):
+            writer.write(post(body))
+            await doorman.working.wait()
+            doorman.ready.set()
+            answers.append(await read_answer(reader))
+        return answers
+
+    (status, head, body), second = served(scenario, no_application)
+    assert (status, body) == (200, b"later 1, begun at the head")
+    assert head.startswith(b"http/1.1 200 ok\r\ndate: ")
+    assert b"connection: close" not in head
+    assert second[2] == b"later 2, begun at the head"
+
+
+def test_nobody_works_on_for_a_caller_that_left() -> None:
+    """What comes to its answer is cancelled."""
+
+    async def scenario(reader, writer, server, doorman):
+        writer.write(post(b"later"))
+        await doorman.working.wait()
+        writer.close()
+        await doorman.stopped.wait()
+
+    served(scenario, no_application)
+
+
+def test_an_answer_that_takes_time_is_the_last_of_its_connection_while_the_server_drains() -> None:
+    """It says so, and the connection ends."""
+
+    async def scenario(reader, writer, server, doorman):
+        writer.write(post(b"later"))
+        await doorman.working.wait()
+        server.drain()
+        doorman.ready.set()
+        return await read_answer(reader), await reader.read()
+
+    (status, head, _), rest = served(scenario, no_application)
+    assert status == 200
+    assert head.count(b"connection: close") == 1
+    assert rest == b""
+
+
+def test_a_server_that_ends_waits_for_answers_that_take_time() -> None:
+    """As for those of the application, and then ends by itself."""
+
+    async def scenario(reader, writer, server, doorman):
+        writer.write(post(b"later"))
+        await doorman.working.wait()
+        stopping = asyncio.create_task(server.stop(WAIT_S))
+        asyncio.get_running_loop().call_soon(doorman.ready.set)  # after it has begun to stop
+        return (await read_answer(reader))[0], await stopping
+
+    assert served(scenario, no_application) == (200, True)
+
+
+def test_what_is_cut_gets_an_answer_all_the_same() -> None:
+    """503, with what would have worked, where the server ends before the answer is there."""
+
+    async def scenario(reader, writer, server, doorman):
+        writer.write(post(b"later"))
+        await doorman.working.wait()
+        ended_by_itself = await server.stop(0.05)
+        return await read_answer(reader), ended_by_itself, doorman.stopped.is_set()
+
+    (status, head, body), ended_by_itself, stopped = served(scenario, no_application)
+    assert (status, ended_by_itself, stopped) == (503, False, True)
+    assert b"another replica" in body
+    assert b"connection: close" in head
+
+
 def test_what_is_refused_never_reaches_the_application() -> None:
     """Answered with status, fields and body, and the connection takes the next request; a date, as every answer has."""
 
@@ -141,15 +234,16 @@ def test_a_body_in_many_pieces_is_judged_whole() -> None:
 
 def test_pipelined_requests_are_answered_in_their_order() -> None:
     """Whichever of them is refused, and whoever answers them."""
-    bodies = [b"no 1", b"welcome", b"no 2", b"no 3", b"come in"]
+    bodies = [b"no 1", b"welcome", b"no 2", b"later", b"no 3", b"later", b"come in"]
 
     async def scenario(reader, writer, server, doorman):
+        doorman.ready.set()
         writer.write(b"".join(map(post, bodies)))
         return [(await read_answer(reader))[0] for _ in bodies]
 
     statuses = served(scenario)
     assert statuses[0] == 504
-    assert statuses[1::3] == [200, 200]
+    assert [statuses[at] for at in (1, 3, 5, 6)] == [200] * 4
 
 
 @pytest.mark.parametrize(

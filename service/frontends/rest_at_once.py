@@ -1,25 +1,29 @@
-"""What the door refuses of `POST /classify`, answered at once. Answers nothing else, not even other errors.
+"""`POST /classify` of one picture as the body, answered as soon as it can be: what nearly every request is.
 
-One picture as the body is judged as soon as it is there. If the door would let it in, the route asks again: who is
-admitted must be counted with those before it in the same step.
+The route serves all else: several pictures, bodies of unknown length, faults in the query or the header. Both give the
+same answers.
 """
 
 from __future__ import annotations
+
+from collections.abc import Awaitable
 
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 from service.core.engine import Engine
-from service.core.request import Refused
-from service.errors import InvalidArgument
+from service.core.request import Classification
+from service.errors import InvalidArgument, PhiserveError
+from service.frontends.http_at_once import Answering
 from service.frontends.http_body import is_one_image, times_ns
 from service.frontends.http_envelope import HttpEnvelope
 from service.frontends.http_problems import problem_response
+from service.frontends.rest_answer import classified
 from service.frontends.rest_parameters import ClassifyParameters
 
 
-class Refusals:
+class PicturesAtOnce:
     """`AtOnce` for the route at `path`."""
 
     def __init__(
@@ -54,15 +58,23 @@ class Refusals:
         """See `AtOnce`."""
         self._envelope.begin(scope)
 
-    def answer(self, scope: Scope, body: bytes) -> Response | None:
+    def answer(self, scope: Scope, body: bytes) -> Response | Answering:
         """See `AtOnce`."""
         engine, client = self._engine, scope.get("client")
         began_ns, received_ns = times_ns(scope, engine.now_ns)
         options = self._parameters.parse(scope["query_string"])
-        found = engine.knock(
-            body, options, received_ns=received_ns, began_ns=began_ns, client=client[0] if client else ""
-        )
-        if not isinstance(found, Refused):
-            return None
         scope["route"] = self._route
-        return self._envelope.answered(scope, lambda request_id: problem_response(engine.refuse(found), request_id))
+        try:
+            admitted = engine.admit(
+                body, options, received_ns=received_ns, began_ns=began_ns, client=client[0] if client else ""
+            )
+        except PhiserveError as error:
+            return self._envelope.answered(scope, problem_response(error, scope["state"]["request_id"]))
+        return self._envelope.answering(scope, _answer(scope, engine.answer(admitted)))
+
+
+async def _answer(scope: Scope, answering: Awaitable[Classification]) -> Response:
+    try:
+        return classified(await answering)
+    except PhiserveError as error:
+        return problem_response(error, scope["state"]["request_id"])
