@@ -35,13 +35,15 @@ class DecayedRate:
         """Time has passed until `now_ns`; events could be seen in it if `exposed`."""
         if self._at_ns is None:
             self._at_ns = now_ns
-        passed_ns = max(0, now_ns - self._at_ns)
+        if now_ns <= self._at_ns:  # the end of one run is the start of the next
+            return
+        passed_ns = now_ns - self._at_ns
         kept = math.exp(-passed_ns / (self._window_ns if exposed else self._quiet_ns))
         self._count *= kept
         self._exposure_ns *= kept
         if exposed:
             self._exposure_ns += self._window_ns * (1.0 - kept)
-        self._at_ns = max(now_ns, self._at_ns)
+        self._at_ns = now_ns
 
     def count(self) -> None:
         """An event happened at the time last advanced to."""

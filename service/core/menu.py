@@ -80,9 +80,8 @@ class Choice:
 
     def rescale(self, scale: float) -> None:
         """Predict profile times `scale` from now on."""
-        if scale != self.scale:
-            self.scale = scale
-            self._derive()
+        self.scale = scale
+        self._derive()
 
     def latency_ns(self, batch_size: int) -> int:
         """Predicted nanoseconds of one run of `batch_size` images."""
@@ -204,7 +203,10 @@ class Menu:
 
     def rescale(self, scales: Sequence[float]) -> None:
         """Multiply the profile of each choice, in the order of `choices`, with what was observed of it."""
-        for choice, scale in zip(self.choices, scales, strict=True):
+        moved = [(choice, scale) for choice, scale in zip(self.choices, scales, strict=True) if scale != choice.scale]
+        if not moved:
+            return
+        for choice, scale in moved:
             choice.rescale(scale)
         self._cheapest = self._fastest_by_width = None
         self._cheapest_at.clear()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 
 def cores_of_run(threads: int) -> tuple[int, ...]:
@@ -25,12 +26,17 @@ def cores_of_run(threads: int) -> tuple[int, ...]:
     return usable if threads == len(usable) > 1 else ()
 
 
-@contextlib.contextmanager
-def held_to(cores: tuple[int, ...]) -> Iterator[None]:
+_NOWHERE: AbstractContextManager[None] = contextlib.nullcontext()
+
+
+def held_to(cores: tuple[int, ...]) -> AbstractContextManager[None]:
     """Hold the calling thread to the first of `cores` meanwhile; without cores it goes where it likes."""
-    if not cores:
-        yield
-        return
+    # Most runs leave a core free: for them a generator that does nothing would be made, begun and ended.
+    return _holding(cores) if cores else _NOWHERE
+
+
+@contextlib.contextmanager
+def _holding(cores: tuple[int, ...]) -> Iterator[None]:
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, cores[:1])

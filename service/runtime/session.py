@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 OUTPUT_NAME = "probabilities"
 TOP_NAMES = ("top_probabilities", "top_classes")
+_OUTPUTS = (OUTPUT_NAME, *TOP_NAMES)
 
 Probabilities: TypeAlias = npt.NDArray[np.float32]
 Top: TypeAlias = tuple[tuple[int, float], ...]
@@ -201,8 +202,7 @@ class Session:
         if self.provider.fixed_batches and options.bound:
             chosen = replace(options, graphs=graphs)
             sizes = {1: self._ort} | {n: _load(model, variant, chosen, provider)[0] for n in options.batch_sizes[1:]}
-            names = [OUTPUT_NAME, *TOP_NAMES]
-            self._bound = BoundRuns(sizes, names, graphs=graphs, device_id=options.device_id)
+            self._bound = BoundRuns(sizes, _OUTPUTS, graphs=graphs, device_id=options.device_id)
 
     def _check_precision(self, provider: Provider) -> None:
         if (why := refusal(provider, self.variant.precision)) is not None:
@@ -278,23 +278,22 @@ class Session:
             ValueError, FloatingPointError: as `run`.
         """
         side = self.variant.resolution
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (side, side, 3) or not len(images):
+        if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3) or not len(images):
             raise ValueError(
                 f"{self.variant.name} takes uint8 [batch, {side}, {side}, 3], got {images.dtype} {list(images.shape)}"
             )
-        names = [OUTPUT_NAME, *TOP_NAMES]
         with held_to(self._cores):
-            outputs = self._ort.run(names, {INPUT_NAME: images}) if self._bound is None else self._bound.run(images)
+            outputs = self._ort.run(_OUTPUTS, {INPUT_NAME: images}) if self._bound is None else self._bound.run(images)
         probabilities: Probabilities = outputs[0][:count]
         highest, classes = outputs[1][:count].tolist(), outputs[2][:count].tolist()
         # Softmax divides by a sum: if one score is no number, no probability of that image is one.
-        if not all(math.isfinite(row[0]) for row in highest):
-            raise FloatingPointError(f"{self.variant.name} gave probabilities that are not finite")
+        for row in highest:
+            if not math.isfinite(row[0]):
+                raise FloatingPointError(f"{self.variant.name} gave probabilities that are not finite")
         if k > self._sorted_max:
             return probabilities, tuple(top_classes(row, k) for row in probabilities)
-        return probabilities, tuple(
-            tuple(zip(indices[:k], values[:k], strict=True)) for indices, values in zip(classes, highest, strict=True)
-        )
+        rows = zip(classes, highest, strict=True)
+        return probabilities, tuple([tuple(zip(indices[:k], values[:k], strict=True)) for indices, values in rows])
 
 
 def warm_up(session: Session, batch_sizes: Iterable[int]) -> None:

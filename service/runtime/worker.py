@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 Done = Callable[[RunResult | BaseException], None]
 
+_LITTLE_ENDIAN = np.dtype("<f4")
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -124,7 +126,7 @@ class Worker:
             pass
         preprocessed_ns = self._clock.now_ns()
         probabilities, top = session.classify(batch, run.top_k, len(run.images))
-        rows = tuple(row.tobytes() for row in probabilities.astype("<f4", copy=False))
+        rows = tuple([row.tobytes() for row in probabilities.astype(_LITTLE_ENDIAN, copy=False)])
         return RunResult(top, preprocessed_ns - started_ns, self._clock.now_ns() - preprocessed_ns, rows)
 
     def _batch(self, session: Session, size: int) -> Pixels:
