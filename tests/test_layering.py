@@ -51,6 +51,7 @@ rule("service.setting_options", {"service.configuration", "service.settings"}, {
 rule("service.core", {"service.core", "service.errors"} | READ_SIDE, forbids=CORE_FORBIDS)
 rule("service.core.clock", set(), forbids=CORE_FORBIDS - {"time"})
 rule("service.core.absence", {"service.core"}, forbids=CORE_FORBIDS - {"asyncio"})
+rule("service.core.alarm", {"service.core.clock"}, forbids=CORE_FORBIDS - {"asyncio"})
 rule("service.core.flight", {"service.core", "service.errors"} | READ_SIDE, forbids=CORE_FORBIDS - {"asyncio"})
 rule(
     "service.core.engine",

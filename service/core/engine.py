@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import TypeGuard
 
 from service.core.absence import presence
+from service.core.alarm import Alarm
 from service.core.clock import Clock
 from service.core.door import Admitted, DecodeCost, Door, EngineSettings, too_late
 from service.core.flight import Flight, Run, answer_of
@@ -87,7 +88,7 @@ class Engine:
             settings=settings,
             lock=self._lock,
         )
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(clock, self._wake)
         self._drained = asyncio.Event()
         self.readiness = Readiness.STARTING
 
@@ -341,7 +342,8 @@ class Engine:
             if isinstance(action, Settle):
                 self._settle(action)
             elif isinstance(action, WakeAt):
-                self._set_timer()
+                # The wish of now: the one that brought us here may have been overtaken by another thread's.
+                self._alarm.set(self._scheduler.wake_at_ns)
         pressure = self._scheduler.pressure
         self._instrument.queue_changed(pressure.queued + pressure.late, pressure.in_flight)
 
@@ -382,17 +384,7 @@ class Engine:
             return type(error)(f"another version of the store took over while this request waited: {error.detail}")
         return None
 
-    def _set_timer(self) -> None:
-        """To the scheduler's wish of now: the one that brought us here may have been overtaken by another thread's."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if (at_ns := self._scheduler.wake_at_ns) is not None:
-            delay_s = max(0, at_ns - self.now_ns()) / NS_PER_S
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._wake)
-
     def _wake(self) -> None:
-        self._timer = None
         self._step(lambda: self._scheduler.wake(self.now_ns()))
 
     # Life ----------------------------------------------------------------------------------------------
