@@ -129,7 +129,7 @@ class PrometheusInstrument(Instrument):
 
     def request_admitted(self) -> None:
         """See `Instrument`."""
-        self._requests.admitted.inc()
+        self._requests.admitted += 1
 
     def request_settled(self, classification: Classification) -> None:
         """See `Instrument`."""
@@ -145,8 +145,7 @@ class PrometheusInstrument(Instrument):
 
     def queue_changed(self, queued: int, in_flight: int) -> None:
         """See `Instrument`."""
-        self._runs.queue_depth.set(queued)
-        self._runs.in_flight.set(in_flight)
+        self._runs.queued, self._runs.running = queued, in_flight
 
     def run_finished(self, plan: Plan, result: RunResult) -> None:
         """See `Instrument`."""
@@ -180,7 +179,9 @@ class _Requests:
             ["result"],
             registry=registry,
         )
-        self.admitted = Gauge("phiserve_admitted", "Requests between the door and their answer", registry=registry)
+        self.admitted = 0
+        admitted = Gauge("phiserve_admitted", "Requests between the door and their answer", registry=registry)
+        admitted.set_function(lambda: self.admitted)  # when somebody looks: to count in a gauge takes a lock
         self.duration = Histogram(
             "phiserve_request_duration_seconds",
             "From received whole to ended",
@@ -267,7 +268,7 @@ class _Requests:
 
     def ended(self, outcome: str, variant: str, waited_ns: int, *, admitted: bool) -> None:
         if admitted:
-            self.admitted.dec()
+            self.admitted -= 1
         (self._ends.get((outcome, variant)) or self.requests.labels(outcome, variant)).inc()
         self._durations[outcome].observe(waited_ns / NS_PER_S, self._exemplar())
 
@@ -276,8 +277,12 @@ class _Runs:
     """Metrics whose unit is one run of a batch, and what waits for one."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.queue_depth = Gauge("phiserve_queue_depth", "Decoded requests that wait for a worker", registry=registry)
-        self.in_flight = Gauge("phiserve_in_flight", "Requests whose run is under way", registry=registry)
+        self.queued = self.running = 0
+        # Asked for when somebody looks: to set a gauge takes a lock, and both change several times a request.
+        queue_depth = Gauge("phiserve_queue_depth", "Decoded requests that wait for a worker", registry=registry)
+        queue_depth.set_function(lambda: self.queued)
+        in_flight = Gauge("phiserve_in_flight", "Requests whose run is under way", registry=registry)
+        in_flight.set_function(lambda: self.running)
         self.runs = Counter(
             "phiserve_runs", "Runs that ended, by variant and how", ["variant", "result"], registry=registry
         )
