@@ -1,8 +1,8 @@
 """One timer on the event loop for a wish that changes with every request.
 
 The scheduler mostly wishes to be woken for the deadline of whoever waits longest, which moves on as soon as that one is
-served. To cancel a timer and set another each time takes longer than to let it go off too early once in a budget and set
-it anew then. Decides nothing; for the event loop's thread only.
+served. To cancel a timer and set another each time takes longer than to let it go off too early once in a budget and
+set it anew then. Decides nothing; for the event loop's thread only.
 """
 
 from __future__ import annotations
