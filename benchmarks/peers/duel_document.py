@@ -51,13 +51,15 @@ def _introduction(bouts: Sequence[Bout], turn_s: int) -> str:
         "backwards. A turn begins when nothing of the last is under way. Servers without a turn used at most "
         f"{idle_cores:.3f} of a core together. Answers a second are those of the steady part of a turn, from when each "
         "connection could have had its first one to the last: over so short a turn as a whole a server lacks what it "
-        "has under way as the turn ends, and one that decodes ahead or answers in batches lacks more.\n\n"
+        "has under way as the turn ends, and one that decodes ahead or answers in batches lacks more. Milliseconds are "
+        "those of all answers.\n\n"
         "Figures are medians over rounds, with the lowest and highest. Ratios are geometric means of those within "
         "rounds, in which the machine is as fast for one as for the other, with the interval that should hold the true "
         "one (95 %, Student, on logarithms). phiserve is *first* in a column if the whole interval is on its side for "
         "each peer, *behind* one if the whole interval is on that peer's; of a peer whose interval holds 1 it *cannot "
-        "be told apart*. Of twenty intervals one may miss by chance. A 99th percentile of so short a turn is nearly "
-        "its slowest answer. Memory is in `peers.md`: it needs servers that are up alone."
+        "be told apart*. Of twenty intervals one may miss by chance, and none knows how starts of one server differ: "
+        "each was started once for a variant. A 99th percentile of so short a turn is nearly its slowest answer. "
+        "Memory is in `peers.md`: it needs servers that are up alone."
     )
 
 

@@ -25,7 +25,7 @@ from benchmarks.peers.measure import CONCURRENCIES
 from benchmarks.peers.photographs import bodies
 from benchmarks.peers.running import ContestantFailed, serving
 from benchmarks.report import origin
-from benchmarks.turns import Side, take_round, wait_until_idle
+from benchmarks.turns import NeverIdle, Side, take_round, wait_until_idle
 
 QUICKEST = ("mosec", "fastapi")
 ROUNDS, TURN_S = 12, 2
@@ -64,16 +64,14 @@ def everyone_up(contestants: Sequence[Contestant], store: Path, variant: str) ->
     """All of them serve `variant` and are warm and idle; all have ended when the block is left.
 
     Raises:
-        EnvironmentFailed, ContestantFailed, WrkError: one of them does not do the work, and there is no comparison.
+        EnvironmentFailed, ContestantFailed, WrkError, NeverIdle: one of them does not do the work, or never rests.
     """
     with contextlib.ExitStack() as stack:
         found = []
         for contestant in contestants:
             posted = stack.enter_context(bodies(PHOTOGRAPHS, wrapped=contestant.wrapped))
             server = stack.enter_context(serving(contestant, setting_of(contestant), store, variant, posted))
-            wrk.post(
-                server.url, posted.files, concurrency=_WARM_UP_AT, duration_s=_WARM_UP_S, headers=posted.headers
-            )  # fmt: skip
+            wrk.post(server.url, posted.files, concurrency=_WARM_UP_AT, duration_s=_WARM_UP_S, headers=posted.headers)
             # Workers that are started by the first requests are there now.
             pids = frozenset(server.tree.pids())
             entrant = Entrant(contestant.name, server.url, posted.files, posted.headers, pids)
@@ -131,7 +129,7 @@ def main(argv: Sequence[str]) -> None:
                     for bout in measure(entrants, variant, rounds, turn_s):
                         print(bout, flush=True)
                         bouts.append(bout)
-    except (environments.EnvironmentFailed, ContestantFailed, wrk.WrkError) as error:
+    except (environments.EnvironmentFailed, ContestantFailed, wrk.WrkError, NeverIdle) as error:
         sys.exit(f"no comparison: {error}")
     started = [f"{c.title}, {setting_of(c).name}: {versions[c.name]}" for c in contestants]
     options.results.mkdir(parents=True, exist_ok=True)
