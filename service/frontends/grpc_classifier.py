@@ -72,9 +72,10 @@ class Classifier(pb_grpc.ClassifierServicer):
         received_ns = engine.now_ns()
         left_s = context.time_remaining()
         left_ns = None if left_s is None else round(left_s * NS_PER_S)
-        options = within_call(self._reader.options(request), left_ns, engine.budget_ns_max)
+        image, asked = self._reader.read(request)
+        options = within_call(asked, left_ns, engine.budget_ns_max)
         client = client_of(context, self._callers)
-        return classify_response(await engine.infer(request.image, options, received_ns=received_ns, client=client))
+        return classify_response(await engine.infer(image, options, received_ns=received_ns, client=client))
 
     async def ClassifyStream(  # type: ignore[override] # see below
         self, request_iterator: AsyncIterator[pb.ClassifyStreamRequest], context: Context
@@ -115,14 +116,12 @@ class Classifier(pb_grpc.ClassifierServicer):
         return list_response(self._engine.variants())
 
     def _frame(self, message: pb.ClassifyStreamRequest) -> Frame:
-        options: RequestOptions | PhiserveError
         try:
             if not message.HasField("request"):
                 raise InvalidArgument("the frame has no request; set it to the image and its options")
-            options = self._reader.options(message.request)
+            return Frame(message.frame_id, *self._reader.read(message.request))
         except PhiserveError as error:
-            options = error
-        return Frame(message.frame_id, message.request.image, options)
+            return Frame(message.frame_id, b"", error)
 
 
 def _stream_response(outcome: Outcome[Classification]) -> pb.ClassifyStreamResponse:

@@ -18,7 +18,7 @@ from service.frontends.rest_parameters import ClassifyParameters
 NS_PER_MS = 1_000_000
 
 _ON_MISS = {pb.ON_MISS_REJECT: OnMiss.REJECT.value, pb.ON_MISS_LATE: OnMiss.LATE.value}
-_PARAMETERS = frozenset({"budget_ms", "min_accuracy", "target_ms", "top_k", "variant", "on_miss", "priority"})
+_PARAMETERS = ("budget_ms", "min_accuracy", "target_ms", "top_k", "variant", "on_miss", "priority")
 
 
 class RequestReader:
@@ -29,8 +29,8 @@ class RequestReader:
         self._parameters = parameters
         self._image_bytes_max = image_bytes_max
 
-    def options(self, request: pb.ClassifyRequest) -> RequestOptions:
-        """What is asked of the answer, after a look at the image's length.
+    def read(self, request: pb.ClassifyRequest) -> tuple[bytes, RequestOptions]:
+        """The image, after a look at its length, and what is asked of its answer.
 
         Raises:
             InvalidArgument: names every fault and what would have worked.
@@ -38,12 +38,13 @@ class RequestReader:
             InvalidImage: no image.
         """
         options = self._parameters.read(_given(request), _PARAMETERS)
-        size = len(request.image)
+        image = request.image  # every look at it is a copy
+        size = len(image)
         if size > self._image_bytes_max:
             raise ImageTooLarge.beyond(self._image_bytes_max)
         if not size:
             raise InvalidImage("the image is empty; send a picture's file as it is")
-        return options
+        return image, options
 
 
 def within_call(options: RequestOptions, left_ns: int | None, budget_ns_max: int) -> RequestOptions:

@@ -14,6 +14,8 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 def client_of(context: Context, callers: Callers) -> str:
     """The address of whoever calls, seen through the proxies that `callers` trusts."""
+    if not callers.trusted:
+        return host_of(context.peer())
     metadata = context.invocation_metadata() or ()
     forwarded = [value for key, value in metadata if key == FORWARDED_FOR and isinstance(value, str)]
     return callers.of(host_of(context.peer()), forwarded)

@@ -24,7 +24,7 @@ _SHOWN_LENGTH_MAX = 40
 _POLICY_PARAMETERS = frozenset({"variant", "min_accuracy", "target_ms", "on_miss", "priority"})
 _PARSED_KEPT = 256
 _PARSED_LENGTH_MAX = 256
-"""Bytes of a query that is kept, parsed."""
+"""Bytes of a query, or characters of values, that are kept as they were read."""
 
 # JSON's number grammar without the sign: no value here may be negative, and "nan", "1_0" or "٣" are no numbers.
 _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
@@ -116,6 +116,7 @@ class ClassifyParameters:
         self._top_k_default = min(TOP_K_DEFAULT, top_k_max)
         # Callers ask for the same again and again; what they may send is bounded, so what is kept of it is.
         self._parsed = functools.lru_cache(_PARSED_KEPT)(self._parse)
+        self._known = functools.lru_cache(_PARSED_KEPT)(self._read)
 
     def to_openapi(self) -> list[dict[str, Any]]:
         """Every parameter as an OpenAPI 3.1 Parameter Object."""
@@ -132,12 +133,17 @@ class ClassifyParameters:
     def _parse(self, query: bytes) -> RequestOptions:
         return self._options(self._values(_pairs(query, pairs_max=4 * len(self._by_name)), self._by_name))
 
-    def read(self, parameters: Iterable[tuple[str, str]], known: Collection[str]) -> RequestOptions:
+    def read(self, parameters: Iterable[tuple[str, str]], known: tuple[str, ...]) -> RequestOptions:
         """Read parameters that came on another way than the query, as text; only those that are `known` there.
 
         Raises:
             InvalidArgument: as `parse`.
         """
+        given = tuple(parameters)
+        is_short = sum(len(name) + len(text) for name, text in given) <= _PARSED_LENGTH_MAX
+        return self._known(given, known) if is_short else self._read(given, known)
+
+    def _read(self, parameters: Iterable[tuple[str, str]], known: tuple[str, ...]) -> RequestOptions:
         return self._options(self._values(parameters, [name for name in self._by_name if name in known]))
 
     def _options(self, values: Mapping[str, Any]) -> RequestOptions:

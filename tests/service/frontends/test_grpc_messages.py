@@ -41,7 +41,10 @@ fields = st.fixed_dictionaries(
 
 
 def read(**given) -> RequestOptions:
-    return READER.options(pb.ClassifyRequest(**({"image": b"picture"} | given)))
+    request = pb.ClassifyRequest(**({"image": b"picture"} | given))
+    image, options = READER.read(request)
+    assert image == request.image
+    return options
 
 
 def outcome(read_options: Callable[[], RequestOptions]) -> object:
