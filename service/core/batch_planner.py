@@ -22,7 +22,7 @@ workers at once keeps them: what is served meanwhile must be done by then, as in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ from service.core.deadline_queue import DeadlineQueue
 from service.core.load import LoadEstimator
 from service.core.menu import Choice, Menu
 from service.core.promises import Promised, Promises
-from service.core.request import DEFAULT_POLICY, Plan, QueuedRequest, RoutingPolicy
+from service.core.request import Plan, QueuedRequest, RoutingPolicy
 from service.core.shortfall import Shortfall
 
 _OFFSETS = (0, 1, 2, 4, 8, 16)
@@ -103,17 +103,24 @@ class BatchPlanner:
 
     def plan(self, situation: Situation) -> Plan | None:
         """The run to start now, or None if no queued request can be served in time by an idle worker."""
-        queue = situation.queue
-        if not situation.idle or not len(queue):
+        queue, now_ns, cheapest = situation.queue, situation.now_ns, self.menu.cheapest
+        waiting = len(queue)
+        if not situation.idle or not waiting:
             return None
-        backlog_ns = (len(queue) - 1 + situation.expected) * self.menu.cheapest.core_ns_per_image
-        price = self.load.price_per_core_ns(situation.now_ns, backlog_ns)
-        losses = self._shortfall(situation)
-        candidates = self._worth_trying(self._candidates(situation, price), situation, losses)
+        price = self.load.price_per_core_ns(now_ns, (waiting - 1 + situation.expected) * cheapest.core_ns_per_image)
+        losses = Shortfall(
+            queue,
+            cheapest,
+            now_ns=now_ns,
+            overhead_ns=self.overhead_ns,
+            idle=situation.idle,
+            free_at_ns=situation.free_at_ns,
+        )
+        candidates = self._worth_trying(situation, price, losses)
         if not candidates:
             return None
         promises = self._promises(situation, price) if situation.promised else None
-        best = self._best(candidates, situation, price, losses, promises)
+        best = candidates[0] if len(candidates) == 1 else self._best(candidates, situation, price, losses, promises)
         if promises is not None:
             broken = promises.broken(situation.now_ns + best.latency_ns, best.choice.threads)
             idle_ns = (promises.ready_ns - situation.now_ns) * situation.idle
@@ -125,16 +132,6 @@ class BatchPlanner:
             threads=best.choice.threads,
             request_ids=tuple([request.request_id for request in batch]),
             latency_ns=best.latency_ns,
-        )
-
-    def _shortfall(self, situation: Situation) -> Shortfall:
-        return Shortfall(
-            situation.queue,
-            self.menu.cheapest,
-            now_ns=situation.now_ns,
-            overhead_ns=self.overhead_ns,
-            idle=situation.idle,
-            free_at_ns=situation.free_at_ns,
         )
 
     def _promises(self, situation: Situation, price: float) -> Promises:
@@ -154,28 +151,41 @@ class BatchPlanner:
         in_time = ends_ns + self.menu.fastest_ns(head.policy) + self.overhead_ns <= head.deadline_ns
         return in_time and losses.after(ends_ns, 1, 0) <= 0.0
 
-    def _worth_trying(self, candidates: list[_Candidate], situation: Situation, losses: Shortfall) -> list[_Candidate]:
-        """What is left of `candidates` by the two rules of order; all where they would cost queued requests.
+    def _worth_trying(self, situation: Situation, price: float, losses: Shortfall) -> list[_Candidate]:
+        """The runs that could start now, less those that two rules of order exclude where that costs nobody anything.
 
         Of the usual width, where no more wait than there are servers of that width. And nobody is given up for a
         larger batch while serving everybody in turn loses nobody, unless the queue fills batches anyhow.
         """
         queue, width = situation.queue, self.load.width or 1
-
-        def harmless(candidate: _Candidate) -> bool:
-            ends_ns = situation.now_ns + candidate.latency_ns
-            return losses.after(ends_ns, candidate.choice.threads, candidate.size + candidate.skipped) <= 0.0
-
-        if width > 1 and len(queue) * width <= situation.idle + len(situation.free_at_ns):
+        few = width > 1 and len(queue) * width <= situation.idle + len(situation.free_at_ns)
+        in_turn_first = self._batching and queue.is_plain and len(queue) <= 2 * self._batch_size_max
+        if not self._batching or not queue.is_plain:
+            candidates = self._of_the_head(situation)
+        elif few or not in_turn_first:
+            candidates = self._plain_batches(situation, _OFFSETS)
+        else:
+            candidates = self._plain_batches(situation, _OFFSETS[:1])
+            # The least accurate in the largest batch costs others the least.
+            if not any(self._costs_nobody(candidate, situation, losses) for candidate in reversed(candidates)):
+                candidates += self._plain_batches(situation, _OFFSETS[1:])
+        candidates = candidates or self._first_that_fits(situation, price)
+        if few:
             usual = [candidate for candidate in candidates if candidate.choice.threads == width]
             if not usual and self._can_wait(situation, width, losses):
                 return []
-            candidates = [candidate for candidate in usual if harmless(candidate)] or candidates
-        if self._batching and len(queue) <= 2 * self._batch_size_max:
-            in_turn = [candidate for candidate in candidates if not candidate.skipped]
-            if any(harmless(candidate) for candidate in in_turn):
-                return in_turn
+            free = [candidate for candidate in usual if self._costs_nobody(candidate, situation, losses)]
+            candidates = free or candidates
+            if in_turn_first:
+                in_turn = [candidate for candidate in candidates if not candidate.skipped]
+                if any(self._costs_nobody(candidate, situation, losses) for candidate in in_turn):
+                    return in_turn
         return candidates
+
+    def _costs_nobody(self, candidate: _Candidate, situation: Situation, losses: Shortfall) -> bool:
+        """Whether the run costs no queued request."""
+        choice, size, latency_ns, skipped, _ = candidate
+        return losses.after(situation.now_ns + latency_ns, choice.threads, size + skipped) <= 0.0
 
     def _can_wait(self, situation: Situation, width: int, losses: Shortfall) -> bool:
         """Whether the head can wait until `width` workers are free, at nobody's cost."""
@@ -202,10 +212,7 @@ class BatchPlanner:
         What a run would cost others is dear to compute and never negative, so candidates are taken in the order of
         their value without it, until no further one can win.
         """
-        if len(candidates) == 1:
-            return candidates[0]
-        worth = _WorthAlone(self.menu, price)
-        ranked = _undominated([(self._gain(candidate, situation, worth), candidate) for candidate in candidates])
+        ranked = _undominated(self._gains(candidates, situation, price), candidates)
         if len(ranked) == 1:
             return ranked[0][1]
         arrivals_worth = self._arrivals_worth(price)
@@ -232,15 +239,23 @@ class BatchPlanner:
                 best, best_key = candidate, key
         return best
 
-    def _gain(self, candidate: _Candidate, situation: Situation, worth: _WorthAlone) -> float:
-        """What the run earns beyond serving its requests one by one later, minus the price of its core time."""
-        choice, size = candidate.choice, candidate.size
-        price = worth.price * candidate.latency_ns * choice.threads
-        if candidate.batch is None:
-            return size * (choice.accuracy - worth.plain) - price - candidate.skipped * self.menu.cheapest.accuracy
-        ends_ns = situation.now_ns + candidate.latency_ns
-        earned = sum(value_of(request, choice.accuracy, ends_ns) for request in candidate.batch)
-        return earned - worth.of(candidate.batch, situation.now_ns) - price
+    def _gains(self, candidates: list[_Candidate], situation: Situation, price: float) -> list[float]:
+        """What each run earns beyond serving its requests one by one later, minus the price of its core time."""
+        menu, now_ns = self.menu, situation.now_ns
+        if candidates[0].batch is None:
+            given_up = menu.cheapest.accuracy
+            alone = max([choice.accuracy - price * choice.alone_ns * choice.threads for choice in menu.choices])
+            return [
+                size * (choice.accuracy - alone) - price * latency_ns * choice.threads - skipped * given_up
+                for choice, size, latency_ns, skipped, _ in candidates
+            ]
+        worth = _WorthAlone(menu, price)
+        gains = []
+        for choice, _, latency_ns, _, batch in candidates:
+            requests = batch or ()
+            earned = sum([value_of(request, choice.accuracy, now_ns + latency_ns) for request in requests])
+            gains.append(earned - worth.of(requests, now_ns) - price * latency_ns * choice.threads)
+        return gains
 
     def _arrivals_worth(self, price: float) -> float:
         """What those expected to arrive are worth beyond the price, as a share of the cheapest choice's accuracy.
@@ -281,31 +296,27 @@ class BatchPlanner:
         choice = min(fitting, key=lambda c: c.alone_ns)
         return Plan(choice.variant.name, choice.threads, (request.request_id,), choice.alone_ns)
 
-    def _candidates(self, situation: Situation, price: float) -> list[_Candidate]:
-        """Runs for the head of the queue and, where batching pays, for what follows a head that is given up."""
-        queue, earliest_ns = situation.queue, situation.now_ns + self.overhead_ns
+    def _of_the_head(self, situation: Situation) -> list[_Candidate]:
+        """Runs that start with the head of the queue."""
+        queue, idle = situation.queue, situation.idle
         head = queue[0]
-        usable = [choice for choice in self.menu.allowed(head.policy) if choice.threads <= situation.idle]
-        candidates: list[_Candidate] = []
-        if self._batching and queue.is_plain:
-            for offset, first in zip(_OFFSETS, queue.at(_OFFSETS), strict=False):
-                candidates += self._plain_batches(usable, offset, len(queue) - offset, first.deadline_ns - earliest_ns)
-        else:
-            slack_ns = head.deadline_ns - earliest_ns
-            fitting = [choice for choice in usable if choice.alone_ns <= slack_ns]
-            if queue.is_plain:
-                candidates = [_Candidate(choice, 1, choice.alone_ns, 0) for choice in fitting]
-            else:
-                candidates = [found for choice in fitting for found in self._batches(situation, choice)]
-        return candidates or self._first_that_fits(situation, price)
+        slack_ns = head.deadline_ns - situation.now_ns - self.overhead_ns
+        allowed = self.menu.choices if queue.is_plain else self.menu.allowed(head.policy)
+        fitting = [choice for choice in allowed if choice.alone_ns <= slack_ns and choice.threads <= idle]
+        if queue.is_plain:
+            return [_Candidate(choice, 1, choice.alone_ns, 0) for choice in fitting]
+        return [found for choice in fitting for found in self._batches(situation, choice)]
 
-    def _plain_batches(self, usable: list[Choice], offset: int, waiting: int, slack_ns: int) -> list[_Candidate]:
-        """Batches of the `waiting` requests from `offset` on, the first of which has `slack_ns` left for its run."""
+    def _plain_batches(self, situation: Situation, offsets: Sequence[int]) -> list[_Candidate]:
+        """Batches of a plain queue that start at these places; those before are given up."""
+        queue, earliest_ns, waiting = situation.queue, situation.now_ns + self.overhead_ns, len(situation.queue)
+        usable = [choice for choice in self.menu.choices if choice.threads <= situation.idle]
         return [
             _Candidate(choice, size, choice.latency_ns(size), offset)
+            for offset, due_ns in zip(offsets, queue.due_at(offsets), strict=False)
             for choice in usable
-            if choice.alone_ns <= slack_ns
-            for size in self._plain_sizes(choice, waiting, slack_ns)
+            if choice.alone_ns <= due_ns - earliest_ns
+            for size in self._plain_sizes(choice, waiting - offset, due_ns - earliest_ns)
         ]
 
     def _plain_sizes(self, choice: Choice, waiting: int, slack_ns: int) -> tuple[int, ...]:
@@ -396,20 +407,22 @@ def _leaves(situation: Situation, choice: Choice, reserved: list[tuple[int, int]
     return any(free_at_ns[threads - 1] <= start_ns for threads, start_ns in reserved)
 
 
-def _undominated(found: Iterable[tuple[float, _Candidate]]) -> list[tuple[float, _Candidate]]:
+def _undominated(gains: list[float], candidates: list[_Candidate]) -> list[tuple[float, _Candidate]]:
     """What could still win once its cost to others is known: gains and candidates, highest gain first.
 
     That cost only grows with the end of a run, all else equal: of runs of the same size, width and place in the
     queue, one that gains less than another and ends no sooner cannot win. Under load this leaves one run per width,
     and the dear look into the future is not taken at all where only one fits.
     """
-    ranked = sorted(
-        (-gain, candidate.latency_ns, -candidate.choice.accuracy, place, candidate)
-        for place, (gain, candidate) in enumerate(found)
-    )
+    ranked = [
+        (-gain, candidate.latency_ns, -candidate.choice.accuracy, place)
+        for place, (gain, candidate) in enumerate(zip(gains, candidates, strict=True))
+    ]
+    ranked.sort()
     soonest: dict[tuple[int, int, int], int] = {}
     kept = []
-    for loss, latency_ns, _, _, candidate in ranked:
+    for loss, latency_ns, _, place in ranked:
+        candidate = candidates[place]
         kind = (candidate.choice.threads, candidate.size, candidate.skipped)
         if latency_ns < soonest.get(kind, _NEVER_NS):
             soonest[kind] = latency_ns
@@ -427,7 +440,6 @@ class _WorthAlone:
         self.price = price
         self._menu = menu
         self._by_policy: dict[tuple[str | None, float | None], float] = {}
-        self.plain = self._one(DEFAULT_POLICY)
 
     def of(self, batch: tuple[QueuedRequest, ...], now_ns: int) -> float:
         """The sum over `batch`, in top-1 points."""

@@ -7,6 +7,7 @@ planner gets what a heap cannot give, the queue in order and by position.
 from __future__ import annotations
 
 import bisect
+from array import array
 from collections.abc import Iterator, Sequence
 
 from service.core.request import QueuedRequest
@@ -30,8 +31,11 @@ class DeadlineQueue:
         self.size_max = size_max
         self._keys: list[_Key] = []
         self._requests: list[QueuedRequest] = []
+        self._due_ns = array("q")
         self._key_by_id: dict[int, _Key] = {}
         self._special = 0
+        self.is_plain = True
+        """Whether every request may take any choice, wants no target and has no priority: then order is by deadline."""
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -46,10 +50,10 @@ class DeadlineQueue:
         """Those at position `first` and after, before `end`."""
         return self._requests[first:end]
 
-    def at(self, positions: Sequence[int]) -> list[QueuedRequest]:
-        """Those at these `positions`, rising, as far as there are so many."""
-        requests = self._requests
-        return [requests[position] for position in positions[: bisect.bisect_left(positions, len(requests))]]
+    def due_at(self, positions: Sequence[int]) -> list[int]:
+        """The deadlines of those at these `positions`, rising, as far as there are so many."""
+        due_ns = self._due_ns
+        return [due_ns[position] for position in positions[: bisect.bisect_left(positions, len(due_ns))]]
 
     def __contains__(self, request_id: int) -> bool:
         return request_id in self._key_by_id
@@ -62,11 +66,6 @@ class DeadlineQueue:
         """Whether one more push would break the bound."""
         return len(self._requests) >= self.size_max
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether every request may take any choice, wants no target and has no priority: then order is by deadline."""
-        return not self._special
-
     def push(self, request: QueuedRequest) -> None:
         """Enqueue `request`; its id must not be queued already and the queue must not be full."""
         assert not self.is_full, f"push to a full queue of {self.size_max}"
@@ -75,8 +74,10 @@ class DeadlineQueue:
         position = bisect.bisect_left(self._keys, key)
         self._keys.insert(position, key)
         self._requests.insert(position, request)
+        self._due_ns.insert(position, request.deadline_ns)
         self._key_by_id[request.request_id] = key
         self._special += not request.policy.is_plain
+        self.is_plain = not self._special
 
     def remove(self, request_id: int) -> QueuedRequest | None:
         """Take the request out, wherever it stands; None if it is not here."""
@@ -84,11 +85,14 @@ class DeadlineQueue:
         if key is None:
             return None
         position = bisect.bisect_left(self._keys, key)
-        del self._keys[position]
+        del self._keys[position], self._due_ns[position]
         request = self._requests.pop(position)
         self._special -= not request.policy.is_plain
+        self.is_plain = not self._special
         return request
 
     def count_due_by(self, deadline_ns: int) -> int:
         """How many queued requests come before a newcomer of priority 0 that is due at `deadline_ns`."""
+        if self.is_plain:
+            return bisect.bisect_right(self._due_ns, deadline_ns)
         return bisect.bisect_left(self._keys, (deadline_ns // PRIORITY_GRAIN_NS, 0, deadline_ns + 1, 0))

@@ -128,7 +128,8 @@ class Menu:
                 choice.keep_batches_below(min(alone))
         self._known = frozenset(known)
         self.unloaded = frozenset(unloaded)
-        self._cheapest: Choice | None = None
+        self.cheapest = min(self.choices, key=_cost)
+        """The choice that costs the least core time per image: what carries the most load."""
         self._cheapest_at: dict[int, Choice] = {}
         self._fastest_by_width: tuple[tuple[int, int], ...] | None = None
         self._allowed: dict[tuple[str | None, float | None], tuple[Choice, ...]] = {}
@@ -208,7 +209,8 @@ class Menu:
             return
         for choice, scale in moved:
             choice.rescale(scale)
-        self._cheapest = self._fastest_by_width = None
+        self.cheapest = min(self.choices, key=_cost)
+        self._fastest_by_width = None
         self._cheapest_at.clear()
         self._fastest_ns.clear()
 
@@ -234,13 +236,6 @@ class Menu:
         if policy.variant is None and policy.min_accuracy is None:
             return self.fastest_by_width
         return _fastest_by_width(self.allowed(policy)) if self.allows(policy) else ()
-
-    @property
-    def cheapest(self) -> Choice:
-        """The choice that costs the least core time per image: what carries the most load."""
-        if self._cheapest is None:
-            self._cheapest = min(self.choices, key=_cost)
-        return self._cheapest
 
     def cheapest_at(self, threads: int) -> Choice:
         """The cheapest of one thread width, which must be on the menu."""

@@ -8,8 +8,10 @@ of 1,000 costs about twenty looks per thread width. Knows nothing of requests th
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 from service.core.deadline_queue import DeadlineQueue
 from service.core.menu import Choice
@@ -21,6 +23,18 @@ _LENGTHS_MAX = 4096
 
 class Shortfall:
     """The expected loss, in top-1 points, among the requests that stay queued after a run that starts at `now_ns`."""
+
+    __slots__ = (
+        "_cheapest",
+        "_due",
+        "_free_at_ns",
+        "_idle",
+        "_missing_by_run",
+        "_needs_by_width",
+        "_now_ns",
+        "_overhead_ns",
+        "_queue",
+    )
 
     def __init__(
         self,
@@ -41,19 +55,31 @@ class Shortfall:
         self._free_at_ns = free_at_ns
         self._due: list[tuple[int, int, int]] = []
         self._needs_by_width: dict[int, list[tuple[int, int, int]]] = {}
+        self._missing_by_run: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
 
     def after(self, ends_ns: int, threads: int, taken: int) -> float:
         """Loss if `threads` workers are busy until `ends_ns` and the first `taken` requests leave the queue."""
+        counts, missing_ns = self._missing_by_run.get((ends_ns, threads)) or self._missing(ends_ns, threads)
+        each_ns = self._cheapest.core_ns_per_image
+        worst_ns = missing_ns[bisect_right(counts, taken)]
+        return max(0.0, worst_ns - taken * each_ns) / each_ns * self._cheapest.accuracy
+
+    def _missing(self, ends_ns: int, threads: int) -> tuple[list[int], list[int]]:
+        """Requests up to each position, and the most core time that is missing there or later; none after the last.
+
+        Kept by run, since the same run is asked about for several places of its batch in the queue.
+        """
         needs = self._needs_by_width.get(threads)
         if needs is None:
             needs = self._needs_by_width[threads] = self._needs(threads)
-        missing_ns = [
+        missing_ns = [0]
+        missing_ns += [
             needed_ns - threads * (due_ns - ends_ns) if due_ns > ends_ns else needed_ns
-            for count, needed_ns, due_ns in needs
-            if count > taken
+            for _, needed_ns, due_ns in reversed(needs)
         ]
-        each_ns = self._cheapest.core_ns_per_image
-        return max(0.0, max(missing_ns, default=0) - taken * each_ns) / each_ns * self._cheapest.accuracy
+        found = [count for count, _, _ in needs], list(accumulate(missing_ns, max))[::-1]
+        self._missing_by_run[ends_ns, threads] = found
+        return found
 
     def _look(self) -> list[tuple[int, int, int]]:
         """Per looked-at position: requests up to it, core time they need, and when the last of them is due.
@@ -64,8 +90,10 @@ class Shortfall:
         grain = (self._idle + len(self._free_at_ns) - 1) * self._cheapest.alone_ns
         positions, counts = _geometric_positions(len(queue))
         return [
-            (count, work_ns + grain, last.deadline_ns - overhead_ns)
-            for count, work_ns, last in zip(counts, self._cheapest.works_ns(counts), queue.at(positions), strict=True)
+            (count, work_ns + grain, due_ns - overhead_ns)
+            for count, work_ns, due_ns in zip(
+                counts, self._cheapest.works_ns(counts), queue.due_at(positions), strict=True
+            )
         ]
 
     def _needs(self, threads: int) -> list[tuple[int, int, int]]:
@@ -73,6 +101,8 @@ class Shortfall:
         if not self._due:
             self._due = self._look()
         others, now_ns, found = self._idle - threads, self._now_ns, []
+        if not others and not self._free_at_ns:
+            return self._due
         for count, work_ns, due_ns in self._due:
             given = others * (due_ns - now_ns) if due_ns > now_ns else 0
             for free_ns in self._free_at_ns:

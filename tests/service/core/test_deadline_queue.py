@@ -54,13 +54,24 @@ def test_priority_decides_within_equal_slack_only() -> None:
     assert [r.request_id for r in queue] == [2, 1, 3]
 
 
-@given(st.lists(st.integers(0, 10**8), max_size=40), st.integers(0, 10**8))
-def test_counts_those_due_by(deadlines: list[int], deadline_ns: int) -> None:
+@given(deadlines=st.lists(st.integers(0, 10**8), max_size=40), deadline_ns=st.integers(0, 10**8), pinned=st.booleans())
+def test_counts_those_due_by(deadlines: list[int], deadline_ns: int, *, pinned: bool) -> None:
     """`count_due_by` is the position a newcomer with that deadline would take: after those due at the same time."""
     queue = DeadlineQueue(size_max=40)
     for request_id, due_ns in enumerate(deadlines, start=1):
-        queue.push(request(request_id, due_ns))
+        queue.push(QueuedRequest(request_id, 0, due_ns, RoutingPolicy(variant="lite0" if pinned else None)))
+    assert queue.is_plain == (not pinned or not deadlines)
     assert queue.count_due_by(deadline_ns) == sum(due_ns <= deadline_ns for due_ns in deadlines)
+
+
+@given(st.lists(st.integers(0, 10**8), max_size=40), st.sets(st.integers(0, 50), max_size=8), st.integers(0, 40))
+def test_tells_when_those_at_places_are_due(deadlines: list[int], places: set[int], removed: int) -> None:
+    """Deadlines by place are those of the requests there, whoever has left since."""
+    queue = DeadlineQueue(size_max=40)
+    for request_id, due_ns in enumerate(deadlines):
+        queue.push(request(request_id, due_ns, priority=due_ns % 3))
+    queue.remove(removed)
+    assert queue.due_at(sorted(places)) == [queue[at].deadline_ns for at in sorted(places) if at < len(queue)]
 
 
 def test_repr_tells_how_full_it_is() -> None:

@@ -80,7 +80,8 @@ def test_slow_deliveries_are_part_of_the_budget_until_they_are_over() -> None:
 
     def chosen(request_id: int, budget_ms: float) -> str:
         nonlocal now_ns
-        ((name, _),) = dispatched(machine.submit(QueuedRequest(request_id, now_ns, now_ns + budget_ms * MS), now_ns))
+        made = QueuedRequest(request_id, now_ns, now_ns + round(budget_ms * MS))
+        ((name, _),) = dispatched(machine.submit(made, now_ns))
         now_ns += {"small": 10, "medium": 20, "large": 50}[name] * MS
         machine.worker_idle(0, now_ns)
         return name
