@@ -77,10 +77,9 @@ class LatencyProfile:
         Raises:
             ProfileError: a batch size below 1 or above `batch_size_limit`.
         """
-        by_batch = self._latency_by_batch
-        if not 1 <= batch_size < len(by_batch):
+        if not 1 <= batch_size <= self.batch_size_limit:
             raise ProfileError(f"{self.variant}: batch size {batch_size} is outside 1..{self.batch_size_limit}")
-        return by_batch[batch_size]
+        return self._latency_by_batch[batch_size]
 
     def batch_size_max(self, budget_ns: int) -> int:
         """Largest batch size that finishes within `budget_ns`; 0 if not even one image does."""

@@ -134,8 +134,7 @@ class LatencyModel:
     def refresh(self, now_ns: int) -> None:
         """Rescale every choice by what is known at `now_ns`."""
         machine = self._machine.ratio(now_ns)
-        pairs = zip(self._relative.values(), self._compared_ns.values(), strict=True)
-        self._menu.rescale([machine * _faded(relative, at_ns, now_ns) for relative, at_ns in pairs])
+        self._menu.rescale([machine * self._relative_at(key, now_ns) for key in self._choices])
 
     def _relative_at(self, key: tuple[str, int], now_ns: int) -> float:
         return _faded(self._relative[key], self._compared_ns[key], now_ns)

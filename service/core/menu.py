@@ -80,8 +80,9 @@ class Choice:
 
     def rescale(self, scale: float) -> None:
         """Predict profile times `scale` from now on."""
-        self.scale = scale
-        self._derive()
+        if scale != self.scale:
+            self.scale = scale
+            self._derive()
 
     def latency_ns(self, batch_size: int) -> int:
         """Predicted nanoseconds of one run of `batch_size` images."""
@@ -204,10 +205,7 @@ class Menu:
 
     def rescale(self, scales: Sequence[float]) -> None:
         """Multiply the profile of each choice, in the order of `choices`, with what was observed of it."""
-        moved = [(choice, scale) for choice, scale in zip(self.choices, scales, strict=True) if scale != choice.scale]
-        if not moved:
-            return
-        for choice, scale in moved:
+        for choice, scale in zip(self.choices, scales, strict=True):
             choice.rescale(scale)
         self.cheapest = min(self.choices, key=_cost)
         self._fastest_by_width = None
