@@ -108,7 +108,6 @@ rule(
 )
 rule("service.telemetry", {"service.telemetry", "service.core.instrument", "service.core.request"}, {"orjson"})
 rule("service.telemetry.residency_metrics", set(), {"prometheus_client"})
-rule("service.telemetry.histograms", set(), {"prometheus_client"})
 rule("service.telemetry.error_kinds", {"service.errors"})
 TELEMETRY_OURS = {
     "service.telemetry",

@@ -15,6 +15,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     GCCollector,
+    Histogram,
     Info,
     PlatformCollector,
     ProcessCollector,
@@ -28,7 +29,6 @@ from service.core.instrument import Instrument
 from service.core.request import Classification, Plan, RunResult
 from service.errors import DeadlineExceeded, Overloaded, PhiserveError
 from service.telemetry.error_kinds import UNEXPECTED, kind_of
-from service.telemetry.histograms import Histogram, Histograms
 from service.telemetry.residency_metrics import ResidencyMetrics
 
 NS_PER_S = 1_000_000_000
@@ -182,17 +182,17 @@ class _Requests:
         self.admitted = 0
         admitted = Gauge("phiserve_admitted", "Requests between the door and their answer", registry=registry)
         admitted.set_function(lambda: self.admitted)  # when somebody looks: to count in a gauge takes a lock
-        self.duration = Histograms(
+        self.duration = Histogram(
             "phiserve_request_duration_seconds",
             "From received whole to ended",
-            "outcome",
+            ["outcome"],
             buckets=DURATION_BUCKETS_S,
             registry=registry,
         )
-        self.stages = Histograms(
+        self.stages = Histogram(
             "phiserve_stage_duration_seconds",
             "Where answered requests spent their time; each waits for all of its batch's preprocess and inference",
-            "stage",
+            ["stage"],
             buckets=DURATION_BUCKETS_S,
             registry=registry,
         )
@@ -212,12 +212,12 @@ class _Requests:
             "sum over count is what load costs an answer, to scale by",
             registry=registry,
         )
-        self.slack = Histograms(
+        self.slack = Histogram(
             "phiserve_dispatch_slack_ratio",
             "Share of its budget that an answered request still had when its run began: what the queue left",
             buckets=SLACK_BUCKETS,
             registry=registry,
-        ).of()
+        )
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
@@ -225,9 +225,9 @@ class _Requests:
 
         Those of every answer are kept at hand: finding a series by its labels takes longer than counting in it.
         """
-        self._durations = {outcome: self.duration.of(outcome) for outcome in OUTCOMES}
+        self._durations = {outcome: self.duration.labels(outcome) for outcome in OUTCOMES}
         self._budgets = {result: self.budgets.labels(result) for result in BUDGET_RESULTS}
-        self._stages = {stage: self.stages.of(stage) for stage in STAGES}
+        self._stages = {stage: self.stages.labels(stage) for stage in STAGES}
         for outcome in OUTCOMES:
             if outcome != "answered":
                 self._ends[outcome, NO_VARIANT] = self.requests.labels(outcome, NO_VARIANT)
@@ -286,13 +286,13 @@ class _Runs:
         self.runs = Counter(
             "phiserve_runs", "Runs that ended, by variant and how", ["variant", "result"], registry=registry
         )
-        self.batch_size = Histograms(
-            "phiserve_batch_size", "Images in a run", "variant", buckets=BATCH_SIZE_BUCKETS, registry=registry
+        self.batch_size = Histogram(
+            "phiserve_batch_size", "Images in a run", ["variant"], buckets=BATCH_SIZE_BUCKETS, registry=registry
         )
-        self.forecast = Histograms(
+        self.forecast = Histogram(
             "phiserve_prediction_error_ratio",
             "Measured over planned latency of a run: above 1 the profile promised too much",
-            "variant",
+            ["variant"],
             buckets=FORECAST_BUCKETS,
             registry=registry,
         )
@@ -313,7 +313,7 @@ class _Runs:
             forecast.observe(measured_ns / plan.latency_ns)
 
     def _series(self, variant: str) -> tuple[Counter, Histogram, Histogram]:
-        series = self.runs.labels(variant, "finished"), self.batch_size.of(variant), self.forecast.of(variant)
+        series = self.runs.labels(variant, "finished"), self.batch_size.labels(variant), self.forecast.labels(variant)
         self._of_variant[variant] = series
         return series
 
