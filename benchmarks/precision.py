@@ -32,8 +32,9 @@ from service.evaluation import LabelledPhotograph, list_photographs
 from service.runtime.decode import decode_rgb
 from service.runtime.image_header import PIXELS_MAX_LIMIT, silence_pillow_warnings
 from service.runtime.machine import available_cores
-from service.runtime.preprocess import Pixels, preprocess, shorter_side_px
+from service.runtime.preprocess import preprocess, shorter_side_px
 from service.runtime.providers import Provider
+from service.runtime.rgb_image import Pixels
 
 MEMBERS = ("lite0", "lite1", "lite2", "b0")
 SHAPES = (Shape(1, 1), Shape(2, 1), Shape(1, 8))

@@ -21,8 +21,9 @@ from service.runtime.decode import decode_rgb
 from service.runtime.image_header import PIXELS_MAX_LIMIT
 from service.runtime.machine import available_cores
 from service.runtime.page_lock import page_lock
-from service.runtime.preprocess import Pixels, preprocess, shorter_side_px
+from service.runtime.preprocess import preprocess, shorter_side_px
 from service.runtime.providers import Provider, SessionOptions
+from service.runtime.rgb_image import Pixels
 from service.runtime.session import Probabilities, Session
 
 _ROUNDS_MIN = 20

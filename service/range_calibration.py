@@ -23,10 +23,11 @@ from model_store.quantize import measured_tensors, with_extremes
 from model_store.sources import WeightsSource
 from service.errors import PhiserveError
 from service.evaluation import EvaluationError, LabelledPhotograph, check_classes, list_photographs
-from service.runtime.decode import RgbImage, decode_rgb
+from service.runtime.decode import decode_rgb
 from service.runtime.image_header import PIXELS_MAX_LIMIT, silence_pillow_warnings
-from service.runtime.preprocess import Pixels, preprocess, shorter_side_px
+from service.runtime.preprocess import preprocess, shorter_side_px
 from service.runtime.providers import Provider, SessionOptions
+from service.runtime.rgb_image import Pixels, RgbImage
 from service.runtime.session import Session, open_graph, runtime_name
 
 QUANTILE = 0.95
@@ -176,10 +177,10 @@ def _views(image: RgbImage, variant: ModelVariant) -> Iterator[Pixels]:
     """The network's inputs uint8 [side, side, 3]: the usual crop of the picture and of its corners; then mirrored."""
     right, lower = int(_CUT * image.width), int(_CUT * image.height)
     corners = [(left, upper) for left in (0, right) for upper in (0, lower)]
-    boxes = [(left, upper, image.width - right + left, image.height - lower + upper) for left, upper in corners]
     pixels = np.empty((variant.resolution, variant.resolution, 3), np.uint8)
-    for box in ((0, 0, image.width, image.height), *boxes):
-        preprocess(RgbImage(image.pixels.crop(box)), variant, pixels)
+    cut = [image.pixels[y : image.height - lower + y, x : image.width - right + x] for x, y in corners]
+    for view in (image.pixels, *cut):
+        preprocess(RgbImage(view), variant, pixels)
         yield pixels
         yield pixels[:, ::-1]
 

@@ -68,6 +68,7 @@ RUNTIME_OURS = {
 } | READ_SIDE
 rule("service.runtime", RUNTIME_OURS, {"numpy", "PIL"})
 rule("service.runtime.resize", RUNTIME_OURS, {"PIL", "cykooz_resizer"})
+rule("service.runtime.jpeg", RUNTIME_OURS, {"simplejpeg"})
 rule("service.runtime.session", RUNTIME_OURS, {"numpy", "onnxruntime"})
 rule("service.runtime.bound_runs", RUNTIME_OURS, {"numpy", "onnxruntime"})
 rule(

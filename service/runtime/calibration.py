@@ -27,11 +27,12 @@ from model_store.latency_profile import SCHEMA_VERSION, LatencyPoint, LatencyPro
 from model_store.manifest import ModelVariant
 from service.core.clock import Clock
 from service.core.request import Plan, RunResult
-from service.runtime.decode import RgbImage, decode_rgb
+from service.runtime.decode import decode_rgb
 from service.runtime.image_header import PIXELS_MAX_LIMIT
 from service.runtime.machine import machine_name
 from service.runtime.preprocess import shorter_side_px
 from service.runtime.providers import Provider
+from service.runtime.rgb_image import RgbImage
 from service.runtime.session import SessionKey
 from service.runtime.synthetic_picture import synthetic_jpeg, synthetic_picture
 from service.runtime.worker_pool import Progress, WorkerPool

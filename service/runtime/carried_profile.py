@@ -23,7 +23,7 @@ from model_store.catalogue import CatalogueEntry
 from model_store.latency_profile import LatencyPoint, LatencyProfile, MachineProfile
 from service.core.request import Plan, RunResult
 from service.runtime.calibration import LATENCY_NS_MAX, MODEL_FILE, picture_for
-from service.runtime.decode import RgbImage
+from service.runtime.rgb_image import RgbImage
 from service.runtime.session import SessionKey
 from service.runtime.worker_pool import WorkerPool
 

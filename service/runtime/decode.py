@@ -1,4 +1,4 @@
-"""Encoded bytes to upright RGB pixels, in a bounded pool of threads.
+"""Encoded bytes to upright RGB pixels, in a bounded pool of threads: JPEGs by `jpeg.py`, everything else by Pillow.
 
 Decodes no more than the network can see: JPEGs are scaled down inside the decoder (DCT scaling), everything
 else right after it, and far panoramas lose their ends, which no centre crop reaches. So a decoded picture has
@@ -14,7 +14,6 @@ import itertools
 import logging
 import queue
 import threading
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -22,7 +21,8 @@ from PIL import ExifTags, Image
 from service.core.clock import Clock, MonotonicClock
 from service.core.request import PIXELS_FORMAT, ImageHeader, Picture, RawPixels
 from service.errors import ImageTooLarge, InvalidImage, NotReady, Overloaded, PhiserveError, UnsupportedMediaType
-from service.runtime import image_header
+from service.runtime import image_header, jpeg
+from service.runtime.rgb_image import Pixels, RgbImage, pixels_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,33 +46,6 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _WHITE = (255, 255, 255, 255)
-_BYTES_PER_PIXEL = 4  # Pillow keeps RGB in 32-bit words
-
-
-@dataclass(frozen=True, slots=True)
-class RgbImage:
-    """A decoded picture: upright, mode "RGB", 8 bits a channel.
-
-    `may_be_cropped`: it came as pixels, so that one of a network's size is that network's input.
-    """
-
-    pixels: Image.Image
-    may_be_cropped: bool = False
-
-    @property
-    def width(self) -> int:
-        """Pixels from left to right."""
-        return self.pixels.width
-
-    @property
-    def height(self) -> int:
-        """Pixels from top to bottom."""
-        return self.pixels.height
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory the pixels hold."""
-        return self.width * self.height * _BYTES_PER_PIXEL
 
 
 def decode_rgb(data: bytes, shorter_side_px: int, pixels_max: int) -> RgbImage:
@@ -87,19 +60,13 @@ def decode_rgb(data: bytes, shorter_side_px: int, pixels_max: int) -> RgbImage:
         UnsupportedMediaType: of a format or colour model that is not served.
         ImageTooLarge: more than `pixels_max` pixels, or more memory than there is.
     """
-    picture = image_header.open_picture(data)
-    header = image_header.header_of(picture, pixels_max)
     try:
-        rgb = _decode(picture, shorter_side_px)
-    except PhiserveError:
-        raise
+        by_codec = jpeg.decode(data, shorter_side_px, pixels_max)
+        if by_codec is not None:
+            return RgbImage(_fit(*by_codec, shorter_side_px))
+        return RgbImage(_by_pillow(data, shorter_side_px, pixels_max))
     except MemoryError:
         raise ImageTooLarge("decoding the picture needs more memory than the server has; scale it down") from None
-    except Image.DecompressionBombError:
-        raise image_header.too_many_pixels("too many pixels", pixels_max) from None
-    except Exception as error:  # the seam: Pillow's codecs raise a dozen types on hostile bytes
-        raise _corrupt(header.format, error) from error
-    return RgbImage(rgb)
 
 
 def take_over(raw: RawPixels, shorter_side_px: int) -> RgbImage:
@@ -110,20 +77,41 @@ def take_over(raw: RawPixels, shorter_side_px: int) -> RgbImage:
     Raises:
         ImageTooLarge: more memory than there is.
     """
+    pixels = np.frombuffer(raw.data, np.uint8).reshape(raw.height, raw.width, 3)
     try:
-        rgb = Image.frombytes("RGB", (raw.width, raw.height), raw.data)
-        return RgbImage(_cut_ends(_shrink(rgb, shorter_side_px)), may_be_cropped=True)
+        return RgbImage(_fit(pixels, 1, shorter_side_px), may_be_cropped=True)
     except MemoryError:
         raise ImageTooLarge("holding the picture needs more memory than the server has; scale it down") from None
 
 
-def _decode(picture: Image.Image, shorter_side_px: int) -> Image.Image:
-    # Only the JPEG decoder acts on this; it picks the strongest of 1/1 … 1/8 that leaves both sides long enough.
-    picture.draft(None, (shorter_side_px, shorter_side_px))
-    picture.load()
-    orientation = _orientation(picture)
-    rgb = _cut_ends(_shrink(_to_rgb(picture), shorter_side_px))
-    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+def _fit(pixels: Pixels, orientation: int, shorter_side_px: int) -> Pixels:
+    """`pixels` within bounds and upright; themselves, if they are."""
+    shorter, longer = sorted(pixels.shape[:2])
+    is_bounded = shorter < 2 * SHRINK_GAP * shorter_side_px and longer <= ASPECT_MAX * shorter
+    if is_bounded and orientation not in _UPRIGHT:
+        return pixels
+    return _fitted(Image.fromarray(pixels), orientation, shorter_side_px)
+
+
+def _by_pillow(data: bytes, shorter_side_px: int, pixels_max: int) -> Pixels:
+    picture = image_header.open_picture(data)
+    header = image_header.header_of(picture, pixels_max)
+    try:
+        # Only the JPEG decoder acts on this; it picks the strongest of 1/1 … 1/8 that leaves both sides long enough.
+        picture.draft(None, (shorter_side_px, shorter_side_px))
+        picture.load()
+        return _fitted(_to_rgb(picture), _orientation(picture), shorter_side_px)
+    except (PhiserveError, MemoryError):
+        raise
+    except Image.DecompressionBombError:
+        raise image_header.too_many_pixels("too many pixels", pixels_max) from None
+    except Exception as error:  # the seam: Pillow's codecs raise a dozen types on hostile bytes
+        raise _corrupt(header.format, error) from error
+
+
+def _fitted(rgb: Image.Image, orientation: int, shorter_side_px: int) -> Pixels:
+    rgb = _cut_ends(_shrink(rgb, shorter_side_px))
+    return pixels_of(rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb)
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 from service.core.request import ImageHeader
 from service.errors import ImageTooLarge, InvalidImage, UnsupportedMediaType
+from service.runtime import jpeg_header
 
 SERVED_FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (
     ("AVIF",) if features.check("avif") else ()
@@ -24,7 +25,6 @@ SERVED_FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") 
 PIXELS_MAX_LIMIT = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
 """Above this Pillow itself refuses a picture as a decompression bomb, so no server can take more."""
 
-_JPEG_SIGNATURE = b"\xff\xd8\xff"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -94,8 +94,8 @@ def read_header(data: bytes, pixels_max: int) -> ImageHeader:
         return bounded(_png_header(data), pixels_max)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return bounded(_webp_header(data), pixels_max)
-    if data.startswith(_JPEG_SIGNATURE) and (header := _jpeg_header(data)) is not None:
-        return bounded(header, pixels_max)
+    if (jpeg := jpeg_header.read(data)) is not None:
+        return bounded(ImageHeader("JPEG", jpeg.width, jpeg.height), pixels_max)
     with open_picture(data) as picture:
         return header_of(picture, pixels_max)
 
@@ -163,37 +163,6 @@ def _webp_header(data: bytes) -> ImageHeader:
         width, height = struct.unpack_from("<HH", data, 26)
         return ImageHeader("WEBP", width & 0x3FFF, height & 0x3FFF)
     raise InvalidImage("the WebP header is cut off or corrupt; send the whole file")
-
-
-# Start of frame: baseline, extended, progressive (ITU-T T.81, table B.1). Others are rare; Pillow knows which it takes.
-_JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
-_JPEG_NO_FRAMES = frozenset({0xC4, *range(0xDB, 0xF0), 0xFE})
-"""Segments that may come before: tables, restart interval, applications' own, comments."""
-_JPEG_SEGMENTS_MAX = 64
-
-
-def _jpeg_header(data: bytes) -> ImageHeader | None:
-    """Read the size from the frame header (ITU-T T.81, sections B.1.1 and B.2.2), passing over the segments before it.
-
-    Nearly all that is sent is JPEG, and Pillow parses every segment: 90 us where this takes 5. None for whatever is not
-    as the specification's common case has it: then Pillow decides what it is, and finds the words if it is broken.
-    """
-    at = 2
-    for _ in range(_JPEG_SEGMENTS_MAX):
-        if len(data) < at + 10 or data[at] != 0xFF:
-            return None
-        marker = data[at + 1]
-        if marker in _JPEG_FRAMES:
-            _, precision, height, width, components = _JPEG_FRAME.unpack_from(data, at + 2)
-            is_common = precision == 8 and components in {1, 3, 4} and height and width
-            return ImageHeader("JPEG", width, height) if is_common else None
-        if marker not in _JPEG_NO_FRAMES:
-            return None
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None
-
-
-_JPEG_FRAME = struct.Struct(">HBHHB")
 
 
 def bounded(header: ImageHeader, pixels_max: int) -> ImageHeader:

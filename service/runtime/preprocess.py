@@ -6,17 +6,12 @@ Values stay uint8; normalisation is inside the graph. Knows no queue, no session
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from model_store.manifest import ModelVariant
-from service.runtime.decode import RgbImage
 from service.runtime.resize import resize
-
-Pixels: TypeAlias = npt.NDArray[np.uint8]
+from service.runtime.rgb_image import Pixels, RgbImage
 
 
 def shorter_side_px(variant: ModelVariant) -> int:
@@ -50,14 +45,10 @@ def preprocess(image: RgbImage, variant: ModelVariant, out: Pixels) -> None:
     side = variant.resolution
     if out.shape != (side, side, 3) or out.dtype != np.uint8:
         raise ValueError(f"{variant.name} wants uint8 of shape ({side}, {side}, 3), got {out.dtype} of {out.shape}")
-    if image.may_be_cropped and image.pixels.size == (side, side):
-        _write(image.pixels, out)
-        return
-    box = crop_box(image.width, image.height, variant.crop_fraction)
-    # Cut first: a filter that is given a box of the picture reaches for pixels outside of it, along its edges.
-    _write(resize(image.pixels.crop(box), side, variant.interpolation), out)
-
-
-def _write(picture: Image.Image, out: Pixels) -> None:
+    pixels = image.pixels
+    if not (image.may_be_cropped and pixels.shape == out.shape):
+        left, upper, right, lower = crop_box(image.width, image.height, variant.crop_fraction)
+        # Cut first: a filter that is given a box of the picture reaches for pixels outside of it, along its edges.
+        pixels = pixels[upper:lower, left:right]
     # As plain memory: numpy would let go of the interpreter lock for the copy, which takes 10 us, and then wait for it.
-    out.data.cast("B")[:] = picture.tobytes()
+    out.data.cast("B")[:] = resize(pixels, side, variant.interpolation)

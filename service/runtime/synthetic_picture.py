@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from service.runtime.decode import RgbImage
+from service.runtime.rgb_image import RgbImage
 
 _SEED = 224
 
@@ -33,7 +33,7 @@ def synthetic_picture(width: int, height: int) -> RgbImage:
     for band in _bands(height):
         total[band] += random.normal(128, 6.0, total[band].shape).astype(np.float32)
         pixels[band] = total[band].clip(0, 255)
-    return RgbImage(Image.fromarray(pixels))
+    return RgbImage(pixels)
 
 
 def _bands(height: int) -> Iterator[slice]:
@@ -44,5 +44,5 @@ def _bands(height: int) -> Iterator[slice]:
 def synthetic_jpeg(width: int, height: int) -> bytes:
     """The same, stored as JPEG (quality 95, halved chroma): 3 to 4 bits a pixel, as photographs of ImageNet have."""
     buffer = io.BytesIO()
-    synthetic_picture(width, height).pixels.save(buffer, "JPEG", quality=95, subsampling="4:2:0")
+    Image.fromarray(synthetic_picture(width, height).pixels).save(buffer, "JPEG", quality=95, subsampling="4:2:0")
     return buffer.getvalue()

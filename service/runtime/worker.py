@@ -22,9 +22,9 @@ from model_store.manifest import ModelVariant
 from service.core.clock import Clock
 from service.core.ports import DecodedImage
 from service.core.request import Plan, RunResult
-from service.runtime.decode import RgbImage
 from service.runtime.page_lock import page_lock
-from service.runtime.preprocess import Pixels, preprocess
+from service.runtime.preprocess import preprocess
+from service.runtime.rgb_image import Pixels, RgbImage
 from service.runtime.session import Session, SessionKey
 
 logger = logging.getLogger(__name__)

@@ -55,7 +55,7 @@ def test_the_whole_row_agrees_with_rest(client, picture) -> None:
 
 def test_pixels_are_the_picture_to_the_last_bit(client, picture) -> None:
     """The same pixels, in a file or as a tensor, give the same probabilities."""
-    pixels = np.asarray(decode_rgb(picture, 10**6, 10**8).pixels)[np.newaxis]
+    pixels = decode_rgb(picture, 10**6, 10**8).pixels[np.newaxis]
     assert (infer_pixels(client, pixels) == infer_picture(client, picture)).all()
 
 

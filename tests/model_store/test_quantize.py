@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from model_store.activation_ranges import committed_ranges
 from model_store.architecture import build_architecture
@@ -95,7 +96,8 @@ def pictures(side: int):
     """The bundled photographs and a made-up picture, cropped and resized: uint8 [4, side, side, 3]."""
     images = [decode_rgb(path.read_bytes(), side, 10**7) for path in sorted(PHOTOGRAPHS.glob("*.jpg"))]
     images.append(synthetic_picture(400, 300))
-    crops = [image.pixels.crop(crop_box(image.width, image.height, 0.875)) for image in images]
+    pictures = [(Image.fromarray(image.pixels), crop_box(image.width, image.height, 0.875)) for image in images]
+    crops = [picture.crop(box) for picture, box in pictures]
     return np.stack([np.asarray(crop.resize((side, side))) for crop in crops])
 
 

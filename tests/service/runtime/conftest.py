@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from model_store.catalogue import CatalogueEntry
-from service.runtime.decode import RgbImage
+from service.runtime.rgb_image import RgbImage, pixels_of
 from tests.fakes.colour_models import colour_entry
 
 PHOTOGRAPHS = Path(__file__).parents[2] / "photographs"
@@ -62,6 +62,6 @@ def plain() -> Callable[..., RgbImage]:
     """A picture of one colour: `plain("red")`."""
 
     def make(colour: str, width: int = 40, height: int = 30) -> RgbImage:
-        return RgbImage(Image.new("RGB", (width, height), colour))
+        return RgbImage(pixels_of(Image.new("RGB", (width, height), colour)))
 
     return make

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.runtime.decode import RgbImage, decode_rgb
+from service.runtime.decode import decode_rgb
 from service.runtime.preprocess import crop_box, preprocess
+from service.runtime.rgb_image import RgbImage, pixels_of
 from tests.fakes.colour_models import variant_of
 
 
@@ -23,14 +24,14 @@ def in_two_steps(picture: Image.Image, resolution: int, crop_fraction: float) ->
 
 def in_one_step(picture: Image.Image, variant) -> np.ndarray:
     out = np.zeros((variant.resolution, variant.resolution, 3), np.uint8)
-    preprocess(RgbImage(picture), variant, out)
+    preprocess(RgbImage(pixels_of(picture)), variant, out)
     return out.astype(int)
 
 
 @pytest.mark.parametrize("resolution", [224, 240, 260, 300])
 def test_a_photograph_comes_out_as_from_crop_then_resize(resolution, photograph):
     """On a real photograph one step gives the pixels that cutting first and resizing then gives, but for rounding."""
-    picture = decode_rgb(photograph, 10**6, 10**8).pixels
+    picture = Image.fromarray(decode_rgb(photograph, 10**6, 10**8).pixels)
     off = np.abs(in_one_step(picture, variant_of(resolution=resolution)) - in_two_steps(picture, resolution, 0.875))
     assert off.mean() < 0.5
     assert off.max() <= 24
@@ -73,7 +74,7 @@ def test_tiny_and_extreme_pictures_work(size):
 def test_only_its_own_row_of_the_batch_is_written():
     """Writing one row of a batch leaves its neighbours alone."""
     batch = np.full((3, 16, 16, 3), 5, np.uint8)
-    preprocess(RgbImage(Image.new("RGB", (40, 30), (1, 2, 3))), variant_of(), batch[1])
+    preprocess(RgbImage(pixels_of(Image.new("RGB", (40, 30), (1, 2, 3)))), variant_of(), batch[1])
     assert (batch[1] == (1, 2, 3)).all()
     assert (batch[[0, 2]] == 5).all()
 
@@ -82,16 +83,16 @@ def test_only_its_own_row_of_the_batch_is_written():
 def test_a_wrong_buffer_is_refused(out):
     """A buffer of another shape or type is a programming error, named with what is wanted."""
     with pytest.raises(ValueError, match="wants uint8 of shape"):
-        preprocess(RgbImage(Image.new("RGB", (4, 4))), variant_of(), out)
+        preprocess(RgbImage(np.zeros((4, 4, 3), np.uint8)), variant_of(), out)
 
 
 def test_pixels_of_the_networks_size_are_its_input(photograph):
     """A picture that may be cropped already is used whole at exactly the network's size, and cropped at any other."""
-    picture = decode_rgb(photograph, 10**6, 10**8).pixels.resize((240, 240))
+    picture = Image.fromarray(decode_rgb(photograph, 10**6, 10**8).pixels).resize((240, 240))
     out = np.zeros((240, 240, 3), np.uint8)
-    preprocess(RgbImage(picture, may_be_cropped=True), variant_of(resolution=240), out)
+    preprocess(RgbImage(pixels_of(picture), may_be_cropped=True), variant_of(resolution=240), out)
     assert (out == np.asarray(picture)).all()
     assert (in_one_step(picture, variant_of(resolution=240)) != out).any()
     smaller = np.zeros((224, 224, 3), np.uint8)
-    preprocess(RgbImage(picture, may_be_cropped=True), variant_of(resolution=224), smaller)
+    preprocess(RgbImage(pixels_of(picture), may_be_cropped=True), variant_of(resolution=224), smaller)
     assert (smaller == in_one_step(picture, variant_of(resolution=224))).all()

@@ -177,7 +177,7 @@ def test_an_idle_worker_holds_no_pixels(worker, plain):
     """Once the result is delivered the worker keeps no reference to the pictures."""
     picture = plain("red").pixels
     alive = weakref.ref(picture)
-    from service.runtime.decode import RgbImage  # noqa: PLC0415  kept out of the frame that must not hold pixels
+    from service.runtime.rgb_image import RgbImage  # noqa: PLC0415  kept out of the frame that must not hold pixels
 
     assert isinstance(run_on(worker, "tiny", 1, [RgbImage(picture)]), RunResult)
     # A second run is taken from the inbox only after the first one was let go.
