@@ -81,7 +81,7 @@ def document(rows: Sequence[Held], pictures: dict[str, list[tuple[float, int]]],
     ]
     waiting = [(f"{size:g}", *(mib(dict(found)[size]) for found in pictures.values())) for size in MEGAPIXELS]
     most = max(size for found in pictures.values() for _, size in found)
-    bound = 128 * side_px**2
+    bound = 96 * side_px**2
     queue = Settings().queue_size_max
     return (
         f"# Memory\n\n{origin(command, PACKAGES)}\n\n"
@@ -92,7 +92,7 @@ def document(rows: Sequence[Held], pictures: dict[str, list[tuple[float, int]]],
         "## A request that waits\n\nMiB of a decoded picture whose shorter side must keep "
         f"{side_px} pixels, what the largest variant here sees, by the megapixels of the photograph. With s for that "
         "side no decoded picture has a shorter side of 4 s or more, nor one longer than twice the shorter: it holds "
-        f"less than 128 s² bytes, {mib(bound)} MiB here. The most that was seen: {mib(most)} MiB. A queue of {queue} "
+        f"less than 96 s² bytes, {mib(bound)} MiB here. The most that was seen: {mib(most)} MiB. A queue of {queue} "
         f"(`--queue-size-max`) holds at most {queue * bound / MIB:.0f} MiB whatever is sent, {queue * most / MIB:.0f} "
         "MiB of the largest of these.\n\n"
         + table(("megapixels", *pictures), waiting) + "\n"

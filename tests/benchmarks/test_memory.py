@@ -10,11 +10,11 @@ from benchmarks.memory import MIB, Held, document, picture_bytes
 
 @pytest.mark.parametrize("format_name", ["JPEG", "WEBP"])
 def test_no_waiting_picture_exceeds_the_bound(monkeypatch, format_name) -> None:
-    """Whatever a sender sends, what waits is bounded by the network's side: less than 128 s² bytes."""
+    """Whatever a sender sends, what waits is bounded by the network's side: less than 96 s² bytes."""
     monkeypatch.setattr(memory, "MEGAPIXELS", (0.01, 0.1, 0.3, 1.0, 3.0))  # far on both sides of the network's
     side_px = 64
     found = picture_bytes(side_px, format_name)
-    assert all(0 < size < 128 * side_px**2 for _, size in found)
+    assert all(0 < size < 96 * side_px**2 for _, size in found)
 
 
 def test_the_document_sums_up_and_states_the_bound() -> None:
@@ -24,5 +24,5 @@ def test_the_document_sums_up_and_states_the_bound() -> None:
     text = document(rows, {"JPEG": sizes}, 256, "command")
     assert "| lite0 | 2 | 18.0 | 21.0 | 45.0 |" in text
     assert "All of them: 85 MiB." in text
-    assert "less than 128 s² bytes, 8.0 MiB here" in text
-    assert "holds at most 4096 MiB whatever is sent, 512 MiB of the largest of these" in text
+    assert "less than 96 s² bytes, 6.0 MiB here" in text
+    assert "holds at most 3072 MiB whatever is sent, 512 MiB of the largest of these" in text
