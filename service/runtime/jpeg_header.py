@@ -24,6 +24,7 @@ _FRAME = struct.Struct(">BHHB")
 
 _EXIF = b"Exif\0\0"
 _ORIENTATION = 0x0112
+_SILENT = 0  # no value that is defined
 _SHORT = 3
 _ENDIAN = {b"II*\0": "<", b"MM\0*": ">"}
 # TIFF 6.0, section 2 (1 to 12): the type of an entry to the bytes of one value.
@@ -76,19 +77,16 @@ def leads_to_a_scan(data: bytes, header: JpegHeader) -> bool:
 def orientation(data: bytes, header: JpegHeader) -> int | None:
     """EXIF orientation of `data`, whose header is given; 1 (upright) where nothing says otherwise.
 
-    None where Pillow has to say: the block is malformed, in several parts, or XMP speaks of an orientation.
+    None where Pillow has to say: the block is malformed or in several parts, or is silent and XMP is not.
     """
-    found: int | None = 1
     exif = [data[note] for note in header.notes if data.startswith(_EXIF, note.start)]
     if len(exif) > 1:
         return None
-    if exif:
-        found = _of_exif(exif[0][len(_EXIF) :])
-    if found is not None and found != 1:
+    found = _of_exif(exif[0][len(_EXIF) :]) if exif else _SILENT
+    if found != _SILENT:
         return found
-    # XMP counts where EXIF is silent, and silence is not told apart from 1 here.
-    is_more = any(data.find(b"Orientation", note.start, note.stop) >= 0 for note in header.notes)
-    return None if is_more else found
+    is_in_xmp = any(data.find(b"Orientation", note.start, note.stop) >= 0 for note in header.notes)
+    return None if is_in_xmp else 1
 
 
 def _segments(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
@@ -109,7 +107,7 @@ def _of_exif(tiff: bytes) -> int | None:
 
 
 def _of_first_directory(tiff: bytes) -> int | None:
-    """The tag's value (TIFF 6.0, section 2), 1 without it; like Pillow, giving up at a value that is not there.
+    """The tag's value (TIFF 6.0, section 2), if it is there; like Pillow, giving up at a value that is not there.
 
     Raises:
         struct.error: the directory is cut off.
@@ -131,4 +129,4 @@ def _of_first_directory(tiff: bytes) -> int | None:
             elsewhere += size
             if field + size > len(tiff) or elsewhere > len(tiff):
                 return None
-    return 1
+    return _SILENT
