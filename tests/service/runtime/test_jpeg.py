@@ -79,11 +79,12 @@ def test_a_photograph_has_pillows_pixels_at_every_scale(photograph, asked):
     asked=st.integers(1, 200),
     subsampling=st.sampled_from(["4:4:4", "4:2:2", "4:2:0", None]),
     options=st.fixed_dictionaries(
-        {"quality": st.integers(5, 100), "progressive": st.booleans(), "optimize": st.booleans()},
+        {"quality": st.integers(5, 75), "progressive": st.booleans()},  # above, Pillow's buffer is too small for noise
         optional={"restart_marker_rows": st.just(1), "exif": st.integers(0, 9).map(turned)},
     ),
 )
 @example(size=(8, 8), asked=8, subsampling="4:2:0", options={})
+@example(size=(132, 237), asked=100, subsampling="4:4:4", options={"quality": 100})
 @example(size=(300, 8), asked=1, subsampling="4:2:0", options={"exif": turned(5)})
 @settings(max_examples=120, deadline=None)
 def test_any_everyday_jpeg_has_pillows_pixels(encode, size, asked, subsampling, options):
