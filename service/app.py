@@ -36,7 +36,7 @@ from service.limited_loading import LimitedLoader, LimitedStore
 from service.provider_choice import choose_provider
 from service.reloading import Reloader
 from service.runtime import jpeg, resize
-from service.runtime.decode import PillowDecoder
+from service.runtime.decode import PictureDecoder
 from service.runtime.machine import available_cores
 from service.runtime.session import SessionError, available_providers
 from service.serving import Announce, Ports
@@ -74,7 +74,7 @@ class Server:
     engine: Engine
     loader: StoreLoader | LimitedLoader
     loaded: LoadedStore
-    decoder: PillowDecoder
+    decoder: PictureDecoder
     observers: Observers
     tally: Tally
     limited: LimitedStore | None = None
@@ -101,7 +101,7 @@ def build_server(settings: Settings, progress: Progress) -> Server:
     # On a CPU the workers need the cores that decoding takes: as many threads as cores would only make both slower.
     spare = max(1, cores // 2) if machine.provider.on_cpu else cores
     logger.info("pictures: everyday JPEGs decoded by %s, reduced by %s", jpeg.CODEC, resize.ENGINE)
-    decoder = PillowDecoder(settings.decode_threads or spare, settings.admitted_max, settings.image_pixels_max)
+    decoder = PictureDecoder(settings.decode_threads or spare, settings.admitted_max, settings.image_pixels_max)
     engine = Engine(
         scheduler=_build_scheduler(settings, machine, loaded.generation),
         generation=loaded.generation,

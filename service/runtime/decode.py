@@ -195,8 +195,8 @@ class _Wanted:
             self.result.set_exception(failure)
 
 
-class PillowDecoder:
-    """`core.ports.Decoder` by Pillow, the earliest deadline first. `close` it when no decode is awaited any more."""
+class PictureDecoder:
+    """`core.ports.Decoder` on threads, the earliest deadline first. `close` it when no decode is awaited any more."""
 
     def __init__(self, threads: int, queue_size_max: int, pixels_max: int, *, clock: Clock | None = None) -> None:
         """At most `queue_size_max` pictures wait or are being decoded, on `threads` threads.

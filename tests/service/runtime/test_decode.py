@@ -18,7 +18,7 @@ from PIL import Image
 from service.core.request import PIXELS_FORMAT, ImageHeader, RawPixels
 from service.errors import ImageTooLarge, InvalidImage, NotReady, Overloaded, PhiserveError, UnsupportedMediaType
 from service.runtime import decode as decode_module
-from service.runtime.decode import PillowDecoder, decode_rgb, take_over
+from service.runtime.decode import PictureDecoder, decode_rgb, take_over
 from service.runtime.rgb_image import RgbImage
 
 PIXELS_MAX = 40_000_000
@@ -120,7 +120,7 @@ def test_orientation_is_applied_after_scaling(encode, corners):
 def test_broken_exif_costs_nothing(encode, corners):
     """A malformed EXIF block is ignored; the pixels are fine."""
     data = encode(corners(64, 32), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
-    decoder = PillowDecoder(1, 1, PIXELS_MAX)
+    decoder = PictureDecoder(1, 1, PIXELS_MAX)
     try:
         assert asyncio.run(_decode(decoder, data)).width == 64
     finally:
@@ -230,7 +230,7 @@ def test_a_decompression_bomb_is_too_large_and_warns_nobody(side, encode):
     """Sizes at which Pillow would warn, and at which it would raise, are both refused as too large, silently."""
     data = bytearray(encode(Image.new("RGB", (1, 1)), "BMP"))
     struct.pack_into("<ii", data, 18, side, side)
-    decoder = PillowDecoder(1, 1, PIXELS_MAX)
+    decoder = PictureDecoder(1, 1, PIXELS_MAX)
     decoder.close()
     with warnings.catch_warnings(record=True) as warned, pytest.raises(ImageTooLarge, match="at most"):
         decoder.probe(bytes(data))
@@ -277,7 +277,7 @@ def test_mutated_pictures_decode_or_raise_our_errors(small_pictures, data):
 # The pool -------------------------------------------------------------------------------------------------
 
 
-async def _decode(decoder: PillowDecoder, data: bytes) -> RgbImage:
+async def _decode(decoder: PictureDecoder, data: bytes) -> RgbImage:
     return await decoder.decode(data, 64, 0)
 
 
@@ -288,7 +288,7 @@ def test_pictures_are_decoded_side_by_side(photograph):
         pictures = (decoder.decode(photograph, side, 0) for side in (64, 128, 300))
         return await asyncio.gather(*pictures)
 
-    decoder = PillowDecoder(2, 8, PIXELS_MAX)
+    decoder = PictureDecoder(2, 8, PIXELS_MAX)
     try:
         assert [image.height for image in asyncio.run(run())] == [100, 200, 400]
     finally:
@@ -315,7 +315,7 @@ class Gate:
 def test_the_bound_counts_what_waits_and_what_runs(monkeypatch, photograph):
     """With one running and one waiting a pool bounded at two refuses the third, and takes again once they are done."""
     gate = Gate(monkeypatch)
-    decoder = PillowDecoder(1, 2, PIXELS_MAX)
+    decoder = PictureDecoder(1, 2, PIXELS_MAX)
 
     async def run() -> None:
         tasks = [asyncio.ensure_future(decoder.decode(photograph, 64, 0)) for _ in range(2)]
@@ -343,7 +343,7 @@ def test_retry_after_follows_recent_decodes(monkeypatch, photograph):
             self.ticks += 1
             return self.ticks * 10_000_000
 
-    decoder = PillowDecoder(1, 1, PIXELS_MAX, clock=SlowClock())
+    decoder = PictureDecoder(1, 1, PIXELS_MAX, clock=SlowClock())
 
     async def run() -> int:
         await decoder.decode(photograph, 64, 0)
@@ -365,7 +365,7 @@ def test_retry_after_follows_recent_decodes(monkeypatch, photograph):
 def test_a_cancelled_caller_frees_its_place(monkeypatch, photograph):
     """Cancelling a decode that still waits frees its place, and its neighbour is decoded all the same."""
     gate = Gate(monkeypatch)
-    decoder = PillowDecoder(1, 2, PIXELS_MAX)
+    decoder = PictureDecoder(1, 2, PIXELS_MAX)
 
     async def run() -> int:
         running = asyncio.ensure_future(decoder.decode(photograph, 64, 0))
@@ -387,7 +387,7 @@ def test_a_cancelled_caller_frees_its_place(monkeypatch, photograph):
 
 def test_errors_free_their_place_and_arrive_at_the_caller():
     """A corrupt picture raises from the awaitable and leaves the pool empty."""
-    decoder = PillowDecoder(1, 1, PIXELS_MAX)
+    decoder = PictureDecoder(1, 1, PIXELS_MAX)
     try:
         for _ in range(3):
             with pytest.raises(InvalidImage):
@@ -399,7 +399,7 @@ def test_errors_free_their_place_and_arrive_at_the_caller():
 
 def test_a_closed_decoder_is_not_ready(photograph):
     """After `close` a decode is refused with an error a client understands."""
-    decoder = PillowDecoder(1, 1, PIXELS_MAX)
+    decoder = PictureDecoder(1, 1, PIXELS_MAX)
     decoder.close()
     with pytest.raises(NotReady):
         asyncio.run(_decode(decoder, photograph))
@@ -410,7 +410,7 @@ def test_a_closed_decoder_is_not_ready(photograph):
 def test_bounds_that_bound_nothing_are_refused(bounds):
     """Threads, queue and pixels must be positive, and pixels below what Pillow itself refuses."""
     with pytest.raises(ValueError, match="must be"):
-        PillowDecoder(*bounds)
+        PictureDecoder(*bounds)
 
 
 # Pixels that need no decoding -------------------------------------------------------------------------------
@@ -444,7 +444,7 @@ def test_pixels_are_bounded_as_decoded_pictures_are(size, corners):
 
 def test_a_decoder_probes_and_takes_pixels(corners):
     """Pixels say their size without being looked at, are bounded in number, and pass through the same pool."""
-    decoder = PillowDecoder(1, 1, 5000)
+    decoder = PictureDecoder(1, 1, 5000)
     try:
         assert decoder.probe(raw(corners(70, 50))) == ImageHeader(PIXELS_FORMAT, 70, 50)
         with pytest.raises(ImageTooLarge, match="at most 5000 pixels"):
@@ -457,7 +457,7 @@ def test_a_decoder_probes_and_takes_pixels(corners):
 def test_the_earliest_deadline_is_decoded_first(monkeypatch, photograph):
     """Of the pictures that wait for the one thread, the one that is due first goes first, then in order of arrival."""
     gate = Gate(monkeypatch)
-    decoder = PillowDecoder(1, 8, PIXELS_MAX)
+    decoder = PictureDecoder(1, 8, PIXELS_MAX)
     done: list[str] = []
 
     async def decode(name: str, deadline_ns: int) -> None:
