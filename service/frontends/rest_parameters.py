@@ -116,7 +116,7 @@ class ClassifyParameters:
         self._top_k_default = min(TOP_K_DEFAULT, top_k_max)
         # Callers ask for the same again and again; what they may send is bounded, so what is kept of it is.
         self._parsed = functools.lru_cache(_PARSED_KEPT)(self._parse)
-        self._known = functools.lru_cache(_PARSED_KEPT)(self._read)
+        self._read_kept = functools.lru_cache(_PARSED_KEPT)(self._read)
 
     def to_openapi(self) -> list[dict[str, Any]]:
         """Every parameter as an OpenAPI 3.1 Parameter Object."""
@@ -141,7 +141,7 @@ class ClassifyParameters:
         """
         given = tuple(parameters)
         is_short = sum(len(name) + len(text) for name, text in given) <= _PARSED_LENGTH_MAX
-        return self._known(given, known) if is_short else self._read(given, known)
+        return self._read_kept(given, known) if is_short else self._read(given, known)
 
     def _read(self, parameters: Iterable[tuple[str, str]], known: tuple[str, ...]) -> RequestOptions:
         return self._options(self._values(parameters, [name for name in self._by_name if name in known]))
