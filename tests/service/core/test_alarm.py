@@ -54,25 +54,28 @@ def test_the_last_wish_counts(last: int | None, expected: list[int]) -> None:
     assert rung_at_ms(wishes) == expected
 
 
-@given(st.lists(st.tuples(st.integers(0, 50), st.none() | st.integers(0, 100)), max_size=20))
+@given(st.lists(st.tuples(st.integers(1, 25), st.none() | st.integers(-20, 50)), max_size=20))
 def test_it_rings_as_if_a_timer_were_set_for_each_wish(steps: list[tuple[int, int | None]]) -> None:
-    """Whatever is wished for and when: at the time of each wish that no other had replaced until then."""
+    """Whatever is wished for and when: at the time of each wish that no other had replaced until then.
+
+    Wishes are made at even milliseconds and for odd ones, so that none is made at the very time of another's ring.
+    """
 
     async def wishes(wish: Callable[[int | None], None]) -> None:
-        for after_ms, in_ms in steps:
-            await asyncio.sleep(after_ms / 1000 + 0.0005)  # no wish is made at the very time of another
-            at_ms.append(at_ms[-1] + after_ms)
-            wish(None if in_ms is None else at_ms[-1] + in_ms + len(at_ms))
+        now_ms = 0
+        for after, ahead in steps:
+            await asyncio.sleep(2 * after / 1000)
+            now_ms += 2 * after
+            wish(None if ahead is None else now_ms + 2 * ahead + 1)
 
-    at_ms, expected = [0], list[int]()
-    rang = rung_at_ms(wishes)
-    for number, (_, in_ms) in enumerate(steps, start=1):
-        made_ms = at_ms[number] + number / 2
-        replaced_ms = at_ms[number + 1] + (number + 1) / 2 if number < len(steps) else float("inf")
-        due_ms = None if in_ms is None else max(made_ms, at_ms[number] + in_ms + number + 1)
+    expected, made_ms = list[int](), 0
+    for number, (after, ahead) in enumerate(steps):
+        made_ms += 2 * after
+        replaced_ms = made_ms + 2 * steps[number + 1][0] if number + 1 < len(steps) else float("inf")
+        due_ms = None if ahead is None else max(made_ms, made_ms + 2 * ahead + 1)
         if due_ms is not None and due_ms < replaced_ms:
-            expected.append(round(due_ms))
-    assert rang == expected
+            expected.append(due_ms)
+    assert rung_at_ms(wishes) == expected
 
 
 def test_a_wish_that_moves_on_sets_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
