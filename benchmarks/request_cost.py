@@ -80,7 +80,7 @@ class _BusyServer:
         self._last_id += 1
         request_id, slack_ns = self._last_id, self._queue_ns + log_uniform_budget_ns(self._rng)
         deadline_ns = now_ns + slack_ns
-        watch.time("infeasible", lambda: scheduler.infeasible(deadline_ns, policy, now_ns))
+        watch.time("infeasible", lambda: scheduler.infeasible(deadline_ns, policy, ready_ns=now_ns, now_ns=now_ns))
         watch.time(
             "expect",
             lambda: scheduler.expect(request_id, deadline_ns, policy, ready_ns=now_ns, side_core_ns=_SIDE_CORE_NS),

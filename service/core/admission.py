@@ -6,6 +6,9 @@ Only by runs that the planner would start: at a high price of core time none tha
 what it earns pays for. Where only full batches pay, whoever a newcomer moves into the next batch is done a whole batch
 later. Requests that are being decoded count as well as those queued.
 
+That is reckoned from how many there are. While few wait, each run to come is gone through as well (`timetable.py`),
+which alone is exact; in a flood that would take too long, and a run more or less matters little.
+
 List scheduling (Graham 1966): on W workers that are free at given times, a run with work W' before it starts no later
 than (sum of free times + W') / W.
 """
@@ -20,12 +23,18 @@ from service.core.deadline_queue import DeadlineQueue
 from service.core.menu import Choice, Menu
 from service.core.promises import Promised
 from service.core.request import RoutingPolicy
+from service.core.timetable import Timetable, Waiting
 
 NS_PER_MS = 1_000_000
 _NEAR = 48
 _NEVER_NS = 1 << 62
 _LOOKAHEAD_RATIO = 1.1
 _COST_WEIGHT = 1 / 32
+_EACH_LOOKED_AT_MAX = 48
+_OVERRULED_MAX = 16
+_SPARE_BELOW = 0.8
+_TRIES_MAX = 4
+_NEWCOMER = 1 << 62  # as an id it comes after everybody who is due at the same time
 _PAYS = 1 + 1e-6  # what is worth exactly its price pays: under a flood that is the cheapest choice
 
 
@@ -116,31 +125,79 @@ class Admission:
         deadline_ns: int,
         policy: RoutingPolicy,
         *,
+        now_ns: int,
         ready_ns: int,
         free_at_ns: Sequence[int],
         price: float = 0.0,
+        offered: float = 0.0,
     ) -> Infeasible | None:
         """None to admit; `ready_ns` is when the request could be in the queue, `free_at_ns` when workers are free.
 
-        `price`: top-1 points a core-nanosecond is worth at the current load.
+        `price`: top-1 points a core-nanosecond is worth at the current load. `offered`: what arrives of late, as a
+        share of what the workers carry at the cheapest choice.
         """
         run_ns = self._menu.fastest_ns(policy) + self.overhead_ns
         if ready_ns + run_ns > deadline_ns:
             return Infeasible("no allowed variant can make the budget", run_ns)
-        free_ns = sorted(max(at_ns, ready_ns) for at_ns in free_at_ns)
-        ahead = self.due_by(deadline_ns)
+        free_ns = sorted([max(at_ns, ready_ns) for at_ns in free_at_ns])
         door = _Door(
             policy, ready_ns, free_ns, price if policy.variant is None and policy.min_accuracy is None else 0.0
         )
-        done_ns = self._done_ns(door, ahead)
+        counted = self._counted(door, deadline_ns, price)
+        if not 0 < self._waiting <= self._gone_through_max(counted, offered):
+            return counted
+        table = Timetable(self._menu, price=price, now_ns=now_ns, overhead_ns=self.overhead_ns, free_at_ns=free_at_ns)
+        waiting = self._all_waiting(now_ns)
+        if _keeps_all(table, waiting, (deadline_ns, _NEWCOMER, ready_ns, policy)):
+            return None
+        return counted or self._too_many(door, deadline_ns, table, waiting)
+
+    def _gone_through_max(self, counted: Infeasible | None, offered: float) -> int:
+        """How many may wait for each run to come to be gone through; fewer for a refusal to be taken back by that.
+
+        Where batches pay, small ones keep few from waiting as long as there is capacity to spare. Where there is none
+        they would fill the queue.
+        """
+        largest = self._menu.cheapest.batch_sizes[-1]
+        if largest == 1:
+            return _EACH_LOOKED_AT_MAX if counted is None else _OVERRULED_MAX
+        if not self._queue.is_plain:
+            return -1
+        if counted is None:
+            return 2 * largest
+        return largest // 2 if offered < _SPARE_BELOW else -1
+
+    def _all_waiting(self, now_ns: int) -> list[Waiting]:
+        queued = [(one.deadline_ns, one.request_id, now_ns, one.policy) for one in self._queue]
+        expected = [
+            (deadline_ns, request_id, max(now_ns, ready_ns), policy)
+            for deadline_ns, request_id, ready_ns, policy in self._promised
+        ]
+        return queued + expected
+
+    def _counted(self, door: _Door, deadline_ns: int, price: float) -> Infeasible | None:
+        """What follows from how many wait, and from how many of those are due sooner."""
+        run_ns = self._menu.fastest_ns(door.policy) + self.overhead_ns
+        done_ns = self._done_ns(door, self.due_by(deadline_ns))
         if done_ns > deadline_ns:
-            wait_ns = done_ns - ready_ns - run_ns
-            return Infeasible(f"the queue ahead takes about {wait_ns / NS_PER_MS:.1f} ms", done_ns - ready_ns)
-        late_by_ns = self._worst_lateness_ns(deadline_ns, free_ns, price)
+            return _behind_the_queue(done_ns - door.ready_ns, run_ns)
+        late_by_ns = self._worst_lateness_ns(deadline_ns, door.free_ns, price)
         if late_by_ns > 0:
-            needed_ns = self._done_ns(door, self._waiting) - ready_ns
-            return Infeasible("it would cost requests already admitted their deadlines", needed_ns, late_by_ns)
+            return _at_others_cost(self._done_ns(door, self._waiting) - door.ready_ns, late_by_ns)
         return None
+
+    def _too_many(self, door: _Door, deadline_ns: int, table: Timetable, waiting: Sequence[Waiting]) -> Infeasible:
+        """The refusal of one who could be in time by count, but not by the runs to come."""
+        run_ns = self._menu.fastest_ns(door.policy) + self.overhead_ns
+        needed_ns = max(self._done_ns(door, self._waiting), deadline_ns) - door.ready_ns
+        for _ in range(_TRIES_MAX):
+            needed_ns += run_ns
+            if _keeps_all(table, waiting, (door.ready_ns + needed_ns, _NEWCOMER, door.ready_ns, door.policy)):
+                break
+        newcomer = (deadline_ns, _NEWCOMER, door.ready_ns, door.policy)
+        if _NEWCOMER not in table.kept([*waiting, newcomer]):
+            return _behind_the_queue(needed_ns, run_ns)
+        return _at_others_cost(needed_ns, needed_ns - (deadline_ns - door.ready_ns))
 
     @property
     def _waiting(self) -> int:
@@ -230,6 +287,26 @@ class Admission:
             due.append(expected[few] if few < len(expected) and expected[few] < of_queue else of_queue)
             before = at
         return due
+
+
+def _keeps_all(table: Timetable, waiting: Sequence[Waiting], newcomer: Waiting) -> bool:
+    """Whether the newcomer would be in time, and nobody late who would not be without it."""
+    everybody = [*waiting, newcomer]
+    if table.all_surely_kept(everybody):
+        return True
+    kept = table.kept(everybody)
+    if len(kept) == len(everybody):
+        return True
+    return newcomer[1] in kept and len(kept) > len(table.kept(waiting))
+
+
+def _behind_the_queue(needed_ns: int, run_ns: int) -> Infeasible:
+    wait_ns = needed_ns - run_ns
+    return Infeasible(f"the queue ahead takes about {wait_ns / NS_PER_MS:.1f} ms", needed_ns)
+
+
+def _at_others_cost(needed_ns: int, retry_after_ns: int) -> Infeasible:
+    return Infeasible("it would cost requests already admitted their deadlines", needed_ns, retry_after_ns)
 
 
 def _spaced(count: int) -> list[int]:

@@ -181,8 +181,9 @@ class Door:
         if policy.on_miss is OnMiss.REJECT:
             with self._lock:
                 ahead = self._scheduler.decoding_ahead(deadline_ns)
-                ready_ns = self._clock.now_ns() + self._decode.cost_ns(header, ahead)
-                infeasible = self._scheduler.infeasible(deadline_ns, policy, ready_ns)
+                now_ns = self._clock.now_ns()
+                ready_ns = now_ns + self._decode.cost_ns(header, ahead)
+                infeasible = self._scheduler.infeasible(deadline_ns, policy, ready_ns=ready_ns, now_ns=now_ns)
             if infeasible is not None:
                 raise _refusal(infeasible, ready_ns - received_ns)
 

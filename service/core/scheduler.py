@@ -135,15 +135,24 @@ class Scheduler:
         busy = self._settings.workers - len(self._idle)
         return self._admission.expected_before(deadline_ns) + busy / 2
 
-    def infeasible(self, deadline_ns: int, policy: RoutingPolicy, ready_ns: int) -> Infeasible | None:
+    def infeasible(self, deadline_ns: int, policy: RoutingPolicy, *, ready_ns: int, now_ns: int) -> Infeasible | None:
         """Why a request may not pass the door, or None; `ready_ns` is when it could be in the queue, decoded."""
-        free_at_ns = [ready_ns] * len(self._idle)
+        free_at_ns = [now_ns] * len(self._idle)
         for run in self._runs.values():
             free_at_ns.extend([run.free_at_ns] * len(run.workers))
         price = self.price_per_core_ns(ready_ns)
+        offered_core = self._planner.load.arrivals_per_ns(now_ns) * self._menu.cheapest.core_ns_per_image
 
         def judge() -> Infeasible | None:
-            return self._admission.judge(deadline_ns, policy, ready_ns=ready_ns, free_at_ns=free_at_ns, price=price)
+            return self._admission.judge(
+                deadline_ns,
+                policy,
+                now_ns=now_ns,
+                ready_ns=ready_ns,
+                free_at_ns=free_at_ns,
+                price=price,
+                offered=offered_core / self._settings.workers,
+            )
 
         found = judge()
         if found is not None and not self._runs:

@@ -142,7 +142,9 @@ class Simulator:
         request = QueuedRequest(request_id, self.now_ns, self.now_ns + arrival.budget_ns, arrival.policy)
         if self._door and arrival.policy.on_miss is OnMiss.REJECT:
             ready_ns = self.now_ns + self._decode_ns
-            infeasible = self.scheduler.infeasible(request.deadline_ns, request.policy, ready_ns)
+            infeasible = self.scheduler.infeasible(
+                request.deadline_ns, request.policy, ready_ns=ready_ns, now_ns=self.now_ns
+            )
             if infeasible is not None:
                 self.report.refused += 1
                 return

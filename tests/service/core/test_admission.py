@@ -34,6 +34,7 @@ def judge(
     return admission.judge(
         NOW_NS + round(budget_ms * MS),
         policy,
+        now_ns=NOW_NS,
         ready_ns=NOW_NS,
         free_at_ns=[NOW_NS + round(ms * MS) for ms in free_ms],
         price=points_per_ms / MS,
@@ -116,8 +117,9 @@ def test_a_newcomer_rides_in_the_batch_that_pays() -> None:
 def test_who_shares_a_batch_takes_its_time() -> None:
     """Seven due before the newcomer make its run one of eight, which takes 16 ms: it has no run of its own."""
     menu = Menu([choice("only", 75, {1: 10, 8: 16})])
-    assert judge(door(menu, [15.5] * 7), 15.8) is not None
-    assert judge(door(menu, [15.5] * 7), 16) is None
+    assert judge(door(menu, [16.0] * 7), 15.8) is not None
+    assert judge(door(menu, [16.0] * 7), 16) is None
+    assert judge(door(menu, [15.5] * 7), 16) is not None, "who is due soonest leaves room for seven"
     assert judge(door(menu, [15.5] * 7), 13, free_ms=(0, 0)) is None, "two workers take four of them each"
 
 
@@ -149,12 +151,13 @@ def test_a_price_above_what_any_run_earns_leaves_full_batches() -> None:
 
 
 def test_pinned_traffic_makes_the_queue_dearer() -> None:
-    """Requests pinned to an expensive variant are not reckoned at the cheapest one's cost."""
-    admission = door()
-    for request_id in range(1, 5):
-        admission.expect(request_id, NOW_NS + 100 * MS, RoutingPolicy(variant="large"), NOW_NS)
-    assert judge(admission, 150) is not None
-    assert judge(admission, 400) is None
+    """Four that are pinned to an expensive variant take 200 ms, and 40 if they are not."""
+    for pinned, least_ms in ((RoutingPolicy(variant="large"), 210), (ANY, 50)):
+        admission = door()
+        for request_id in range(1, 5):
+            admission.expect(request_id, NOW_NS + (least_ms - 5) * MS, pinned, NOW_NS)
+        assert judge(admission, least_ms - 1) is not None
+        assert judge(admission, least_ms) is None
 
 
 @given(st.lists(st.floats(10, 500), max_size=40), st.floats(1, 600))
@@ -164,7 +167,7 @@ def test_who_is_admitted_alone_after_promises_never_overfills(queued_ms: list[fl
     admitted: list[int] = []
     for request_id, left_ms in enumerate([*queued_ms, budget_ms], start=1):
         deadline_ns = NOW_NS + round(left_ms * MS)
-        if admission.judge(deadline_ns, ANY, ready_ns=NOW_NS, free_at_ns=[NOW_NS]) is None:
+        if admission.judge(deadline_ns, ANY, now_ns=NOW_NS, ready_ns=NOW_NS, free_at_ns=[NOW_NS]) is None:
             admission.expect(request_id, deadline_ns, ANY, NOW_NS)
             admitted.append(deadline_ns)
     for position, deadline_ns in enumerate(sorted(admitted), start=1):

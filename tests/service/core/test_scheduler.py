@@ -68,9 +68,9 @@ def test_distrust_fades() -> None:
         machine.submit(QueuedRequest(request_id, now_ns, now_ns + 15 * MS), now_ns)
         now_ns += 40 * MS
         machine.worker_idle(0, now_ns)
-    assert machine.infeasible(now_ns + 15 * MS, RoutingPolicy(), now_ns) is not None
+    assert machine.infeasible(now_ns + 15 * MS, RoutingPolicy(), ready_ns=now_ns, now_ns=now_ns) is not None
     now_ns += 30_000 * MS
-    assert machine.infeasible(now_ns + 15 * MS, RoutingPolicy(), now_ns) is None
+    assert machine.infeasible(now_ns + 15 * MS, RoutingPolicy(), ready_ns=now_ns, now_ns=now_ns) is None
 
 
 def test_slow_deliveries_are_part_of_the_budget_until_they_are_over() -> None:
@@ -89,11 +89,11 @@ def test_slow_deliveries_are_part_of_the_budget_until_they_are_over() -> None:
     assert chosen(1, 51) == "large"
     for _ in range(20):
         machine.delivered(8 * MS, now_ns)
-    assert machine.infeasible(now_ns + 17 * MS, RoutingPolicy(), now_ns) is not None
+    assert machine.infeasible(now_ns + 17 * MS, RoutingPolicy(), ready_ns=now_ns, now_ns=now_ns) is not None
     assert chosen(2, 51) == "medium"
     assert chosen(3, 58) == "large"
     now_ns += 30_000 * MS
-    assert machine.infeasible(now_ns + 12 * MS, RoutingPolicy(), now_ns) is None
+    assert machine.infeasible(now_ns + 12 * MS, RoutingPolicy(), ready_ns=now_ns, now_ns=now_ns) is None
     assert chosen(4, 51.1) == "large"
 
 
