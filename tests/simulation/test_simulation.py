@@ -55,7 +55,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
 @pytest.mark.parametrize("decode_ms", [5, 20])
 def test_who_is_admitted_finds_a_worker_once_decoded(kind: str, decode_ms: int) -> None:
     """In bursts too: a patient request that is in the queue already does not take the worker it was promised."""
-    for rate_per_s in (30, 60):
+    for rate_per_s in (30, 60, 200):
         report = simulate(kind, rate_per_s, cv2=4, decode_ns=decode_ms * MS)
         assert report.admitted_attainment > 0.99, f"at {rate_per_s} a second"
 
