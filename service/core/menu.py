@@ -135,6 +135,7 @@ class Menu:
         self._fastest_by_width: tuple[tuple[int, int], ...] | None = None
         self._allowed: dict[tuple[str | None, float | None], tuple[Choice, ...]] = {}
         self._fastest_ns: dict[tuple[str | None, float | None], int] = {}
+        self._fastest_by_width_of: dict[tuple[str | None, float | None], tuple[tuple[int, int], ...]] = {}
 
     def allowed(self, policy: RoutingPolicy) -> tuple[Choice, ...]:
         """The choices `policy` allows, most accurate first; never empty.
@@ -211,6 +212,7 @@ class Menu:
         self._fastest_by_width = None
         self._cheapest_at.clear()
         self._fastest_ns.clear()
+        self._fastest_by_width_of.clear()
 
     def fastest_ns(self, policy: RoutingPolicy) -> int:
         """Nanoseconds of the fastest single-image run that `policy` allows."""
@@ -233,7 +235,13 @@ class Menu:
         """The same of what `policy` allows; empty if it allows nothing."""
         if policy.variant is None and policy.min_accuracy is None:
             return self.fastest_by_width
-        return _fastest_by_width(self.allowed(policy)) if self.allows(policy) else ()
+        key = (policy.variant, policy.min_accuracy)
+        found = self._fastest_by_width_of.get(key)
+        if found is None:
+            found = _fastest_by_width(self.allowed(policy)) if self.allows(policy) else ()
+            if len(self._fastest_by_width_of) < _POLICIES_MAX:
+                self._fastest_by_width_of[key] = found
+        return found
 
     def cheapest_at(self, threads: int) -> Choice:
         """The cheapest of one thread width, which must be on the menu."""

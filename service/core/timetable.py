@@ -25,6 +25,9 @@ _PAYS = 1 + 1e-6  # as in `admission.py`
 Waiting = tuple[int, int, int, RoutingPolicy]
 """A request without a run: its deadline, its id, when it is or should be decoded, and its policy; in that order."""
 
+_Kind = tuple[str | None, float | None]
+_PLAIN: _Kind = (None, None)
+
 
 class _Run(NamedTuple):
     threads: int
@@ -46,28 +49,33 @@ class Timetable:
         self._batching = cheapest.batch_sizes[-1] > 1
         self._worth = max(0.0, cheapest.accuracy - price * cheapest.core_ns_per_image)
         # What a run may take of the cores: what it earns pays for, and the cheapest always.
-        self._widths = [pair for pair in menu.fastest_by_width if pair[0] <= len(self._free_at_ns)]
         least_ns = min([threads * latency_ns for threads, latency_ns in menu.fastest_by_width])
         pays_ns = max(least_ns, cheapest.accuracy * _PAYS / price) if price and not self._batching else math.inf
-        self._paying = [pair for pair in self._widths if pair[0] * pair[1] <= pays_ns]
+        workers = len(self._free_at_ns)
+        self._widths = [pair for pair in menu.fastest_by_width if pair[0] <= workers]
+        paying = [pair for pair in self._widths if pair[0] * pair[1] <= pays_ns]
+        self._by_policy: dict[_Kind, Sequence[tuple[int, int]]] = {_PLAIN: paying}
 
     def all_surely_kept(self, waiting: Sequence[Waiting]) -> bool:
         """Whether all are in time even one after another from when the last is decoded: the quick way to know."""
-        if self._batching or not self._paying or not all(map(_is_plain, waiting)):
+        if self._batching:
             return False
-        threads, latency_ns = self._paying[0]
-        starts_ns = max(self._free_at_ns[threads - 1], *[one[2] for one in waiting])
-        return starts_ns + latency_ns * len(waiting) + self._overhead_ns <= min(waiting)[0]
+        longest_ns, workers = 0, 1
+        for widths in [self._runs_of(policy) for policy in {_kind(one): one[3] for one in waiting}.values()]:
+            if not widths:
+                return False
+            workers, longest_ns = max(workers, widths[0][0]), max(longest_ns, widths[0][1])
+        starts_ns = max(self._free_at_ns[workers - 1], *[one[2] for one in waiting])
+        return starts_ns + longest_ns * len(waiting) + self._overhead_ns <= min(waiting)[0]
 
     def kept(self, waiting: Sequence[Waiting]) -> set[int]:
         """The ids of those that would be in time."""
         now_ns, free_at_ns, kept = self._now_ns, self._free_at_ns, set[int]()
         queue = sorted([one for one in waiting if one[2] <= now_ns])
         decoding = sorted([one for one in waiting if one[2] > now_ns], key=_ready_ns)
-        plain = not self._batching and all(map(_is_plain, waiting))
         lone = waiting[0] if len(waiting) == 1 else None
         while queue or decoding:
-            if plain and not decoding and lone is None:
+            if not decoding and not self._batching and lone is None:
                 self._keep_in_turn(queue, free_at_ns, kept)
                 break
             now_ns = free_at_ns[0] if queue else max(free_at_ns[0], decoding[0][2])
@@ -76,7 +84,8 @@ class Timetable:
                 insort(queue, one)
             del decoding[:decoded]
             head = queue[0]
-            run = self._run(head, now_ns, free_at_ns, self._widths if head is lone and now_ns == head[2] else None)
+            at_once = head is lone and now_ns == head[2] and _kind(head) == _PLAIN
+            run = self._run(head, now_ns, free_at_ns, self._widths if at_once else None)
             if run is None:
                 del queue[0]
                 continue
@@ -101,11 +110,11 @@ class Timetable:
         return kept
 
     def _keep_in_turn(self, queue: Sequence[Waiting], free_at_ns: Sequence[int], kept: set[int]) -> None:
-        """The same where nobody is being decoded, asks for anything, or shares a run: what a full queue comes to."""
-        free_ns, overhead_ns, paying = list(free_at_ns), self._overhead_ns, self._paying
-        for deadline_ns, request_id, _, _ in queue:
+        """The same where nobody is being decoded and no run is shared: what a full queue comes to."""
+        free_ns, overhead_ns, by_policy = list(free_at_ns), self._overhead_ns, self._by_policy
+        for deadline_ns, request_id, _, policy in queue:
             latest_ns = deadline_ns - overhead_ns
-            for threads, latency_ns in paying:
+            for threads, latency_ns in by_policy.get((policy.variant, policy.min_accuracy)) or self._runs_of(policy):
                 ends_ns = free_ns[threads - 1] + latency_ns
                 if ends_ns <= latest_ns:
                     del free_ns[:threads]
@@ -114,6 +123,16 @@ class Timetable:
                     kept.add(request_id)
                     break
 
+    def _runs_of(self, policy: RoutingPolicy) -> Sequence[tuple[int, int]]:
+        """The runs to choose from, narrowest first, as (workers, nanoseconds); none if it allows none here."""
+        key = (policy.variant, policy.min_accuracy)
+        found = self._by_policy.get(key)
+        if found is None:
+            workers = len(self._free_at_ns)
+            found = [pair for pair in self._menu.fastest_by_width_for(policy) if pair[0] <= workers]
+            self._by_policy[key] = found
+        return found
+
     def _is_waited_for(self, promised: Waiting, now_ns: int, free_at_ns: Sequence[int]) -> bool:
         idle = bisect_right(free_at_ns, now_ns)
         return self._worth > self._price * (promised[2] - now_ns) * idle
@@ -121,13 +140,11 @@ class Timetable:
     def _run(
         self, one: Waiting, now_ns: int, free_at_ns: Sequence[int], widths: Sequence[tuple[int, int]] | None = None
     ) -> _Run | None:
-        """The narrowest of `widths`, or of the runs that pay, by which this one is in time."""
+        """The narrowest of `widths` by which this one is in time; of those that pay, if they are not given."""
         if widths is None:
-            widths = self._paying if _is_plain(one) else self._menu.fastest_by_width_for(one[3])
-        latest_ns, workers = one[0] - self._overhead_ns, len(free_at_ns)
+            widths = self._runs_of(one[3])
+        latest_ns = one[0] - self._overhead_ns
         for threads, latency_ns in widths:
-            if threads > workers:
-                break
             starts_ns = max(now_ns, free_at_ns[threads - 1])
             if starts_ns + latency_ns <= latest_ns:
                 return _Run(threads, starts_ns, latency_ns)
@@ -142,9 +159,9 @@ class Timetable:
         return (run._replace(latency_ns=choice.latency_ns(size)), size) if size > 1 else (run, 1)
 
 
-def _is_plain(one: Waiting) -> bool:
+def _kind(one: Waiting) -> _Kind:
     policy = one[3]
-    return policy.variant is None and policy.min_accuracy is None
+    return policy.variant, policy.min_accuracy
 
 
 def _ready_ns(one: Waiting) -> int:
