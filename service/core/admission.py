@@ -32,7 +32,8 @@ _LOOKAHEAD_RATIO = 1.1
 _COST_WEIGHT = 1 / 32
 _EACH_LOOKED_AT_MAX = 48
 _OVERRULED_MAX = 16
-_SPARE_BELOW = 0.8
+_CROWDED_MAX = 4
+_SPARE_BELOW = 1.0
 _TRIES_MAX = 4
 _NEWCOMER = 1 << 62  # as an id it comes after everybody who is due at the same time
 _PAYS = 1 + 1e-6  # what is worth exactly its price pays: under a flood that is the cheapest choice
@@ -155,12 +156,14 @@ class Admission:
     def _gone_through_max(self, counted: Infeasible | None, offered: float) -> int:
         """How many may wait for each run to come to be gone through; fewer for a refusal to be taken back by that.
 
-        Where batches pay, small ones keep few from waiting as long as there is capacity to spare. Where there is none
-        they would fill the queue.
+        In a burst fewer still: what comes next may need wider runs, or smaller batches, than those that were gone
+        through, and where batches pay small ones would fill the queue.
         """
         largest = self._menu.cheapest.batch_sizes[-1]
         if largest == 1:
-            return _EACH_LOOKED_AT_MAX if counted is None else _OVERRULED_MAX
+            if counted is None:
+                return _EACH_LOOKED_AT_MAX
+            return _OVERRULED_MAX if offered < _SPARE_BELOW else _CROWDED_MAX
         if not self._queue.is_plain:
             return -1
         if counted is None:
