@@ -30,11 +30,12 @@ _NEAR = 48
 _NEVER_NS = 1 << 62
 _LOOKAHEAD_RATIO = 1.1
 _COST_WEIGHT = 1 / 32
-_EACH_LOOKED_AT_MAX = 48
-_OVERRULED_MAX = 16
-_CROWDED_MAX = 4
+
+# How many may wait, where a batch is one, for each run to come to be gone through: some 2 µs each. For a refusal to be
+# taken back, and for that while more arrives than can be carried.
+_GONE_THROUGH_MAX, _TAKEN_BACK_MAX, _CROWDED_MAX = 48, 16, 4
 _SPARE_BELOW = 1.0
-_TRIES_MAX = 4
+_TRIES_MAX = 2  # to name a budget that would do
 _NEWCOMER = 1 << 62  # as an id it comes after everybody who is due at the same time
 _PAYS = 1 + 1e-6  # what is worth exactly its price pays: under a flood that is the cheapest choice
 
@@ -162,8 +163,8 @@ class Admission:
         largest = self._menu.cheapest.batch_sizes[-1]
         if largest == 1:
             if counted is None:
-                return _EACH_LOOKED_AT_MAX
-            return _OVERRULED_MAX if offered < _SPARE_BELOW else _CROWDED_MAX
+                return _GONE_THROUGH_MAX
+            return _TAKEN_BACK_MAX if offered < _SPARE_BELOW else _CROWDED_MAX
         if not self._queue.is_plain:
             return -1
         if counted is None:

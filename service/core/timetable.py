@@ -21,7 +21,6 @@ from service.core.request import RoutingPolicy
 
 _PAYS = 1 + 1e-6  # as in `admission.py`
 
-
 Waiting = tuple[int, int, int, RoutingPolicy]
 """A request without a run: its deadline, its id, when it is or should be decoded, and its policy; in that order."""
 
