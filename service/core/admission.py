@@ -23,7 +23,7 @@ from service.core.deadline_queue import DeadlineQueue
 from service.core.menu import Choice, Menu
 from service.core.promises import Promised
 from service.core.request import RoutingPolicy
-from service.core.timetable import Timetable, Waiting
+from service.core.timetable import PAYS, Timetable
 
 NS_PER_MS = 1_000_000
 _NEAR = 48
@@ -37,7 +37,6 @@ _GONE_THROUGH_MAX, _TAKEN_BACK_MAX, _CROWDED_MAX = 48, 16, 4
 _SPARE_BELOW = 1.0
 _TRIES_MAX = 2  # to name a budget that would do
 _NEWCOMER = 1 << 62  # as an id it comes after everybody who is due at the same time
-_PAYS = 1 + 1e-6  # what is worth exactly its price pays: under a flood that is the cheapest choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +149,7 @@ class Admission:
             return counted
         table = Timetable(self._menu, price=price, now_ns=now_ns, overhead_ns=self.overhead_ns, free_at_ns=free_at_ns)
         waiting = self._all_waiting(now_ns)
-        if _keeps_all(table, waiting, (deadline_ns, _NEWCOMER, ready_ns, policy)):
+        if _keeps_all(table, waiting, Promised(deadline_ns, _NEWCOMER, ready_ns, policy)):
             return None
         return counted or self._too_many(door, deadline_ns, table, waiting)
 
@@ -171,13 +170,11 @@ class Admission:
             return 2 * largest
         return largest // 2 if offered < _SPARE_BELOW else -1
 
-    def _all_waiting(self, now_ns: int) -> list[Waiting]:
-        queued = [(one.deadline_ns, one.request_id, now_ns, one.policy) for one in self._queue]
-        expected = [
-            (deadline_ns, request_id, max(now_ns, ready_ns), policy)
-            for deadline_ns, request_id, ready_ns, policy in self._promised
+    def _all_waiting(self, now_ns: int) -> list[Promised]:
+        return [
+            *self._promised,
+            *[Promised(one.deadline_ns, one.request_id, now_ns, one.policy) for one in self._queue],
         ]
-        return queued + expected
 
     def _counted(self, door: _Door, deadline_ns: int, price: float) -> Infeasible | None:
         """What follows from how many wait, and from how many of those are due sooner."""
@@ -190,15 +187,15 @@ class Admission:
             return _at_others_cost(self._done_ns(door, self._waiting) - door.ready_ns, late_by_ns)
         return None
 
-    def _too_many(self, door: _Door, deadline_ns: int, table: Timetable, waiting: Sequence[Waiting]) -> Infeasible:
+    def _too_many(self, door: _Door, deadline_ns: int, table: Timetable, waiting: Sequence[Promised]) -> Infeasible:
         """The refusal of one who could be in time by count, but not by the runs to come."""
         run_ns = self._menu.fastest_ns(door.policy) + self.overhead_ns
         needed_ns = max(self._done_ns(door, self._waiting), deadline_ns) - door.ready_ns
         for _ in range(_TRIES_MAX):
             needed_ns += run_ns
-            if _keeps_all(table, waiting, (door.ready_ns + needed_ns, _NEWCOMER, door.ready_ns, door.policy)):
+            if _keeps_all(table, waiting, Promised(door.ready_ns + needed_ns, _NEWCOMER, door.ready_ns, door.policy)):
                 break
-        newcomer = (deadline_ns, _NEWCOMER, door.ready_ns, door.policy)
+        newcomer = Promised(deadline_ns, _NEWCOMER, door.ready_ns, door.policy)
         if _NEWCOMER not in table.kept([*waiting, newcomer]):
             return _behind_the_queue(needed_ns, run_ns)
         return _at_others_cost(needed_ns, needed_ns - (deadline_ns - door.ready_ns))
@@ -293,7 +290,7 @@ class Admission:
         return due
 
 
-def _keeps_all(table: Timetable, waiting: Sequence[Waiting], newcomer: Waiting) -> bool:
+def _keeps_all(table: Timetable, waiting: Sequence[Promised], newcomer: Promised) -> bool:
     """Whether the newcomer would be in time, and nobody late who would not be without it."""
     everybody = [*waiting, newcomer]
     if table.all_surely_kept(everybody):
@@ -301,7 +298,7 @@ def _keeps_all(table: Timetable, waiting: Sequence[Waiting], newcomer: Waiting) 
     kept = table.kept(everybody)
     if len(kept) == len(everybody):
         return True
-    return newcomer[1] in kept and len(kept) > len(table.kept(waiting))
+    return newcomer.request_id in kept and len(kept) > len(table.kept(waiting))
 
 
 def _behind_the_queue(needed_ns: int, run_ns: int) -> Infeasible:
@@ -326,6 +323,6 @@ def _spaced(count: int) -> list[int]:
 def _paying_size(choice: Choice, price: float) -> int | None:
     """The smallest batch of `choice` that earns its core time at `price`; None if none does."""
     for size in choice.batch_sizes:
-        if price * choice.latency_ns(size) * choice.threads <= size * choice.accuracy * _PAYS:
+        if price * choice.latency_ns(size) * choice.threads <= size * choice.accuracy * PAYS:
             return size
     return None

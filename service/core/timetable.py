@@ -17,12 +17,11 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from service.core.menu import Menu
+from service.core.promises import Promised
 from service.core.request import RoutingPolicy
 
-_PAYS = 1 + 1e-6  # as in `admission.py`
-
-Waiting = tuple[int, int, int, RoutingPolicy]
-"""A request without a run: its deadline, its id, when it is or should be decoded, and its policy; in that order."""
+PAYS = 1 + 1e-6
+"""What is worth exactly its price pays: under a flood that is the cheapest choice."""
 
 _Kind = tuple[str | None, float | None]
 _PLAIN: _Kind = (None, None)
@@ -35,7 +34,7 @@ class _Run(NamedTuple):
 
 
 class Timetable:
-    """The runs to come on workers that are free at given times."""
+    """The runs to come on workers that are free at given times, of requests that are queued or being decoded."""
 
     def __init__(self, menu: Menu, *, price: float, now_ns: int, overhead_ns: int, free_at_ns: Iterable[int]) -> None:
         """`price`: top-1 points that a core-nanosecond is worth; `free_at_ns`: when each worker is free."""
@@ -49,41 +48,41 @@ class Timetable:
         self._worth = max(0.0, cheapest.accuracy - price * cheapest.core_ns_per_image)
         # What a run may take of the cores: what it earns pays for, and the cheapest always.
         least_ns = min([threads * latency_ns for threads, latency_ns in menu.fastest_by_width])
-        pays_ns = max(least_ns, cheapest.accuracy * _PAYS / price) if price and not self._batching else math.inf
+        pays_ns = max(least_ns, cheapest.accuracy * PAYS / price) if price and not self._batching else math.inf
         workers = len(self._free_at_ns)
         self._widths = [pair for pair in menu.fastest_by_width if pair[0] <= workers]
         paying = [pair for pair in self._widths if pair[0] * pair[1] <= pays_ns]
         self._by_policy: dict[_Kind, Sequence[tuple[int, int]]] = {_PLAIN: paying}
 
-    def all_surely_kept(self, waiting: Sequence[Waiting]) -> bool:
+    def all_surely_kept(self, waiting: Sequence[Promised]) -> bool:
         """Whether all are in time even one after another from when the last is decoded: the quick way to know."""
         if self._batching:
             return False
         longest_ns, workers = 0, 1
-        for widths in [self._runs_of(policy) for policy in {_kind(one): one[3] for one in waiting}.values()]:
+        for widths in [self._runs_of(policy) for policy in {_kind(one): one.policy for one in waiting}.values()]:
             if not widths:
                 return False
             workers, longest_ns = max(workers, widths[0][0]), max(longest_ns, widths[0][1])
-        starts_ns = max(self._free_at_ns[workers - 1], *[one[2] for one in waiting])
-        return starts_ns + longest_ns * len(waiting) + self._overhead_ns <= min(waiting)[0]
+        starts_ns = max(self._free_at_ns[workers - 1], *[one.ready_ns for one in waiting])
+        return starts_ns + longest_ns * len(waiting) + self._overhead_ns <= min(waiting).deadline_ns
 
-    def kept(self, waiting: Sequence[Waiting]) -> set[int]:
+    def kept(self, waiting: Sequence[Promised]) -> set[int]:
         """The ids of those that would be in time."""
         now_ns, free_at_ns, kept = self._now_ns, self._free_at_ns, set[int]()
-        queue = sorted([one for one in waiting if one[2] <= now_ns])
-        decoding = sorted([one for one in waiting if one[2] > now_ns], key=_ready_ns)
+        queue = sorted([one for one in waiting if one.ready_ns <= now_ns])
+        decoding = sorted([one for one in waiting if one.ready_ns > now_ns], key=_ready_ns)
         lone = waiting[0] if len(waiting) == 1 else None
         while queue or decoding:
             if not decoding and not self._batching and lone is None:
                 self._keep_in_turn(queue, free_at_ns, kept)
                 break
-            now_ns = free_at_ns[0] if queue else max(free_at_ns[0], decoding[0][2])
+            now_ns = free_at_ns[0] if queue else max(free_at_ns[0], decoding[0].ready_ns)
             decoded = bisect_right(decoding, now_ns, key=_ready_ns)
             for one in decoding[:decoded]:
                 insort(queue, one)
             del decoding[:decoded]
             head = queue[0]
-            at_once = head is lone and now_ns == head[2] and _kind(head) == _PLAIN
+            at_once = head is lone and now_ns == max(head.ready_ns, self._now_ns) and _kind(head) == _PLAIN
             run = self._run(head, now_ns, free_at_ns, self._widths if at_once else None)
             if run is None:
                 del queue[0]
@@ -93,22 +92,22 @@ class Timetable:
                 run, size = self._batch(run, queue, free_at_ns)
             after_ns = _after(run, free_at_ns)
             if decoding and (soonest := min(decoding)) < head:
-                its_run = self._run(soonest, soonest[2], free_at_ns)
+                its_run = self._run(soonest, soonest.ready_ns, free_at_ns)
                 if (
                     its_run is not None
-                    and self._run(soonest, soonest[2], after_ns) is None
+                    and self._run(soonest, soonest.ready_ns, after_ns) is None
                     and self._is_waited_for(soonest, now_ns, free_at_ns)
                 ):
                     decoding.remove(soonest)
-                    kept.add(soonest[1])
+                    kept.add(soonest.request_id)
                     free_at_ns = _after(its_run, free_at_ns)
                     continue
-            kept.update([one[1] for one in queue[:size]])
+            kept.update([one.request_id for one in queue[:size]])
             del queue[:size]
             free_at_ns = after_ns
         return kept
 
-    def _keep_in_turn(self, queue: Sequence[Waiting], free_at_ns: Sequence[int], kept: set[int]) -> None:
+    def _keep_in_turn(self, queue: Sequence[Promised], free_at_ns: Sequence[int], kept: set[int]) -> None:
         """The same where nobody is being decoded and no run is shared: what a full queue comes to."""
         free_ns, overhead_ns, by_policy = list(free_at_ns), self._overhead_ns, self._by_policy
         for deadline_ns, request_id, _, policy in queue:
@@ -132,39 +131,39 @@ class Timetable:
             self._by_policy[key] = found
         return found
 
-    def _is_waited_for(self, promised: Waiting, now_ns: int, free_at_ns: Sequence[int]) -> bool:
+    def _is_waited_for(self, promised: Promised, now_ns: int, free_at_ns: Sequence[int]) -> bool:
         idle = bisect_right(free_at_ns, now_ns)
-        return self._worth > self._price * (promised[2] - now_ns) * idle
+        return self._worth > self._price * (promised.ready_ns - now_ns) * idle
 
     def _run(
-        self, one: Waiting, now_ns: int, free_at_ns: Sequence[int], widths: Sequence[tuple[int, int]] | None = None
+        self, one: Promised, now_ns: int, free_at_ns: Sequence[int], widths: Sequence[tuple[int, int]] | None = None
     ) -> _Run | None:
         """The narrowest of `widths` by which this one is in time; of those that pay, if they are not given."""
         if widths is None:
-            widths = self._runs_of(one[3])
-        latest_ns = one[0] - self._overhead_ns
+            widths = self._runs_of(one.policy)
+        latest_ns = one.deadline_ns - self._overhead_ns
         for threads, latency_ns in widths:
             starts_ns = max(now_ns, free_at_ns[threads - 1])
             if starts_ns + latency_ns <= latest_ns:
                 return _Run(threads, starts_ns, latency_ns)
         return None
 
-    def _batch(self, run: _Run, queue: Sequence[Waiting], free_at_ns: Sequence[int]) -> tuple[_Run, int]:
+    def _batch(self, run: _Run, queue: Sequence[Promised], free_at_ns: Sequence[int]) -> tuple[_Run, int]:
         """That run with as many of the queue as its head's slack allows; other free workers take their part."""
         choice = self._menu.cheapest_at(run.threads)
-        slack_ns = queue[0][0] - self._overhead_ns - run.starts_ns
+        slack_ns = queue[0].deadline_ns - self._overhead_ns - run.starts_ns
         sharing = max(1, bisect_right(free_at_ns, run.starts_ns) // run.threads)
         size = min(choice.batch_sizes[-1], choice.batch_size_max(slack_ns), -(-len(queue) // sharing))
         return (run._replace(latency_ns=choice.latency_ns(size)), size) if size > 1 else (run, 1)
 
 
-def _kind(one: Waiting) -> _Kind:
-    policy = one[3]
+def _kind(one: Promised) -> _Kind:
+    policy = one.policy
     return policy.variant, policy.min_accuracy
 
 
-def _ready_ns(one: Waiting) -> int:
-    return one[2]
+def _ready_ns(one: Promised) -> int:
+    return one.ready_ns
 
 
 def _after(run: _Run, free_at_ns: Sequence[int]) -> list[int]:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.menu import Menu
+from service.core.promises import Promised
 from service.core.request import RoutingPolicy
-from service.core.timetable import Timetable, Waiting
+from service.core.timetable import Timetable
 from tests.fakes.menus import MS, choice
 
 NOW_NS = 1_000_000_000
@@ -25,11 +26,11 @@ def table(menu: Menu, free_ms: Sequence[float] = (0,), points_per_ms: float = 0.
     return Timetable(menu, price=points_per_ms / MS, now_ns=NOW_NS, overhead_ns=0, free_at_ns=free_at_ns)
 
 
-def waiting(*due_ms: float, ready_ms: dict[int, float] | None = None, policy: RoutingPolicy = ANY) -> list[Waiting]:
+def waiting(*due_ms: float, ready_ms: dict[int, float] | None = None, policy: RoutingPolicy = ANY) -> list[Promised]:
     """Requests from number 0 on that have so many milliseconds left; those of `ready_ms` are being decoded."""
     found = enumerate(due_ms)
     ready = ready_ms or {}
-    return [(NOW_NS + round(ms * MS), at, NOW_NS + round(ready.get(at, 0) * MS), policy) for at, ms in found]
+    return [Promised(NOW_NS + round(ms * MS), at, NOW_NS + round(ready.get(at, 0) * MS), policy) for at, ms in found]
 
 
 def test_one_after_another_by_their_deadlines() -> None:
