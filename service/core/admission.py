@@ -31,7 +31,7 @@ _NEVER_NS = 1 << 62
 _LOOKAHEAD_RATIO = 1.1
 _COST_WEIGHT = 1 / 32
 
-# How many may wait, where a batch is one, for each run to come to be gone through: some 2 µs each. For a refusal to be
+# How many may wait, where a batch is one, for each run to come to be gone through: some 4 µs each. For a refusal to be
 # taken back, and for that while more arrives than can be carried.
 _GONE_THROUGH_MAX, _TAKEN_BACK_MAX, _CROWDED_MAX = 48, 16, 4
 _SPARE_BELOW = 1.0
