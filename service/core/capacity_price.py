@@ -29,8 +29,8 @@ _SHARES = (0.75, 0.5, 0.25)
 _SURELY = 1 + 1e-9  # more than what rounding takes away
 
 # Where requests also take the workers' cores outside their runs, a run on several cores waits for the one that is taken
-# away: above this utilisation it takes longer than its profile says.
-_WIDE_UTILISATION_MAX = 0.6
+# away: above this utilisation, reckoned by what runs usually take, it takes longer than its profile says.
+_WIDE_UTILISATION_MAX = 0.42
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,8 +133,9 @@ class LatencyModel:
 
     def refresh(self, now_ns: int) -> None:
         """Rescale every choice by what is known at `now_ns`."""
-        machine = self._machine.ratio(now_ns)
-        self._menu.rescale([machine * self._relative_at(key, now_ns) for key in self._choices])
+        machine, usual = self._machine.ratio(now_ns), self._machine.median(now_ns)
+        scales = [machine * self._relative_at(key, now_ns) for key in self._choices]
+        self._menu.rescale(scales, 1.0 if usual is None else min(1.0, usual / machine))
 
     def _relative_at(self, key: tuple[str, int], now_ns: int) -> float:
         return _faded(self._relative[key], self._compared_ns[key], now_ns)

@@ -94,8 +94,8 @@ class LoadEstimator:
         self._rate.running(now_ns, anything=anything)
 
     def spend(self, core_ns: int, now_ns: int) -> None:
-        """A run that takes `core_ns` was dispatched."""
-        self._credit_ns = self._credit(now_ns) - core_ns
+        """A run that is predicted to take `core_ns` was dispatched."""
+        self._credit_ns = self._credit(now_ns) - core_ns * self.menu.usual_share
         self._credited_at_ns = now_ns
 
     def arrivals_per_ns(self, now_ns: int) -> float:
@@ -121,7 +121,7 @@ class LoadEstimator:
             if now_ns >= self._burst.stale_ns:
                 self._solve(self._burst, now_ns, self._burst_per_ns(unusual, now_ns))
             self._operation = self._burst.operation
-        return self._operation.below if credit_ns > backlog_core_ns else self._operation.above
+        return self._operation.below if credit_ns > backlog_core_ns * self.menu.usual_share else self._operation.above
 
     def _burst_per_ns(self, unusual: float, now_ns: int) -> float:
         """The rate to reckon with while a burst goes on; `unusual`: runs that wait beyond those that wait by chance.
@@ -135,14 +135,26 @@ class LoadEstimator:
     def _solve(self, kept: _Solution, now_ns: int, per_ns: float) -> None:
         """Find the best working point for arrivals at `per_ns`."""
         self._sorted_budgets = sorted(self._budgets)
+        usual = self.menu.usual_share
         kept.operation = best_operation(
             self.menu,
             self._sorted_budgets[:: max(1, len(self._sorted_budgets) // _SAMPLE)],
             workers=self.workers,
-            arrivals_per_ns=per_ns,
-            side_core_ns=self._side_core_ns,
+            # In predicted core time, of which a part is really taken: so much less of it is asked for.
+            arrivals_per_ns=per_ns * usual,
+            side_core_ns=self._unseen_side_core_ns / usual,
         )
         kept.stale_ns = now_ns + self.settings.refresh_ns
+
+    @property
+    def _unseen_side_core_ns(self) -> float:
+        """What requests take outside their runs, less what runs are longer by than their profile: it is in that.
+
+        While all cores are busy, whoever decodes takes its time from runs, which are seen to last longer.
+        """
+        cheapest = self.menu.cheapest
+        longer_ns = cheapest.core_ns_per_image * (self.menu.usual_share - 1.0 / cheapest.scale)
+        return max(0.0, self._side_core_ns - max(0.0, longer_ns))
 
     @property
     def width(self) -> int | None:

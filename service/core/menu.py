@@ -131,6 +131,8 @@ class Menu:
         self.unloaded = frozenset(unloaded)
         self.cheapest = min(self.choices, key=_cost)
         """The choice that costs the least core time per image: what carries the most load."""
+        self.usual_share = 1.0
+        """What a run usually takes of its prediction, which is a high quantile; 1 while too few were seen to tell."""
         self._cheapest_at: dict[int, Choice] = {}
         self._fastest_by_width: tuple[tuple[int, int], ...] | None = None
         self._allowed: dict[tuple[str | None, float | None], tuple[Choice, ...]] = {}
@@ -204,8 +206,9 @@ class Menu:
             return f"variant {name!r} is untrained, which this server was not told to serve; try one of {names}"
         return f"no variant {name!r}; try one of {names}"
 
-    def rescale(self, scales: Sequence[float]) -> None:
+    def rescale(self, scales: Sequence[float], usual_share: float = 1.0) -> None:
         """Multiply the profile of each choice, in the order of `choices`, with what was observed of it."""
+        self.usual_share = usual_share
         for choice, scale in zip(self.choices, scales, strict=True):
             choice.rescale(scale)
         self.cheapest = min(self.choices, key=_cost)
