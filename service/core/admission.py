@@ -35,6 +35,7 @@ _COST_WEIGHT = 1 / 32
 # taken back, and for that while more arrives than can be carried.
 _GONE_THROUGH_MAX, _TAKEN_BACK_MAX, _CROWDED_MAX = 48, 16, 4
 _SPARE_BELOW = 1.0
+_MUCH_LESS = 0.85
 _TRIES_MAX = 2  # to name a budget that would do
 _NEWCOMER = 1 << 62  # as an id it comes after everybody who is due at the same time
 
@@ -157,9 +158,12 @@ class Admission:
         """How many may wait for each run to come to be gone through; fewer for a refusal to be taken back by that.
 
         In a burst fewer still: what comes next may need wider runs, or smaller batches, than those that were gone
-        through, and where batches pay small ones would fill the queue.
+        through, and where batches pay small ones would fill the queue. Nobody is refused by it where runs usually take
+        much less than predicted: of many predictions in a row, each a high quantile, not all come true.
         """
         largest = self._menu.cheapest.batch_sizes[-1]
+        if counted is None and self._menu.usual_share < _MUCH_LESS:
+            return -1
         if largest == 1:
             if counted is None:
                 return _GONE_THROUGH_MAX
