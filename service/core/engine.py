@@ -164,7 +164,9 @@ class Engine:
         Its caller must await `answer` at once: who is admitted is counted from here on.
         """
         reading_ns = 0 if began_ns is None else received_ns - began_ns
-        received_ns -= self._door.behind_ns(asyncio.get_running_loop().call_soon, reading_ns)
+        behind_ns = self._door.behind_ns(asyncio.get_running_loop().call_soon, reading_ns)
+        # What comes in has waited for the event loop as what goes out does, and only the latter can be timed.
+        received_ns -= max(behind_ns, self._scheduler.delivery_ns)
         try:
             if not self._accepting:
                 raise NotReady(f"the server is {self.readiness}; ask /readyz and try again when it is ready")

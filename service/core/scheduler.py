@@ -229,6 +229,11 @@ class Scheduler:
         if self._delivery.took(took_ns, now_ns):
             self._heed_deliveries()
 
+    @property
+    def delivery_ns(self) -> int:
+        """From the end of a run until its answer is handed over, as it usually is of late."""
+        return self._delivery.overhead_ns
+
     def _heed_deliveries(self) -> None:
         self._planner.overhead_ns = self._admission.overhead_ns = self._delivery.overhead_ns
 
