@@ -179,11 +179,14 @@ def build_engine(
     admitted_per_client_max: int = 64,
     queue_bytes_max: int = 2**30,
     store: Menu | None = None,
+    overhead_ms: float = 0,
 ) -> Engine:
     """The real engine and scheduler over fake decode and runs; ready."""
     menu = menu or cpu_menu()
     engine = Engine(
-        scheduler=scheduler(menu, workers=worker_count, queue_size_max=queue_size_max),
+        scheduler=scheduler(
+            menu, workers=worker_count, queue_size_max=queue_size_max, overhead_ns=round(overhead_ms * MS)
+        ),
         generation=generation(menu, workers or FakeWorkers(), store=store),
         decoder=decoder or FakeDecoder(),
         clock=clock or LoopClock(),

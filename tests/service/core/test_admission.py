@@ -173,3 +173,20 @@ def test_who_is_admitted_alone_after_promises_never_overfills(queued_ms: list[fl
     for position, deadline_ns in enumerate(sorted(admitted), start=1):
         # Spaced looks may miss one place in five behind the newcomer; a run's length bounds what that can cost.
         assert NOW_NS + position * 10 * MS <= deadline_ns + 10 * MS
+
+
+def test_who_would_be_late_by_high_quantiles_alone_is_let_in() -> None:
+    """Who is due first will take the free core for 10 ms, the other is free in 5 ms: with 14 ms left the next is late.
+
+    By count it would start in 5 ms on both. That is one of three predictions that must come true; where runs usually
+    take much less than predicted they do not all, and the count decides.
+    """
+
+    def verdict(usual_share: float) -> object:
+        menu = Menu([choice("only", 75, {1: 10}), choice("only", 75, {1: 6}, threads=2)])
+        menu.rescale([1.0, 1.0], usual_share)
+        return judge(door(menu, queued_ms=[12, 24]), 14, free_ms=(0, 5))
+
+    assert verdict(1.0) is not None
+    assert verdict(0.9) is not None
+    assert verdict(0.7) is None

@@ -151,3 +151,27 @@ def test_one_outlier_changes_no_order() -> None:
     model.run_took(("small", 1), 1, 100 * MS, 17 * MS)
     large, medium, small = (choice.latency_ns(1) for choice in menu.choices)
     assert small < medium < large
+
+
+def test_what_runs_usually_take_is_known_beside_what_they_are_predicted() -> None:
+    """Runs of which one in five takes 15 ms and the others 10: predicted are 15, of which two thirds are usual."""
+    menu = cpu_menu()
+    model = LatencyModel(menu)
+    assert menu.usual_share == 1.0
+    for step in range(40):
+        model.run_took(("small", 1), 1, (15 if step % 5 == 0 else 10) * MS, step * MS)
+    assert menu.choices[-1].alone_ns == pytest.approx(15 * MS, rel=0.05)
+    assert menu.usual_share == pytest.approx(10 / 15, rel=0.05)
+    model.refresh(40 * MS + 2 * RECENT_NS)
+    assert menu.usual_share == 1.0, "what is old says nothing"
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 10), st.integers(0, 2 * NS_PER_S)), max_size=60))
+def test_no_run_usually_takes_more_than_it_is_predicted_to(runs: list[tuple[float, int]]) -> None:
+    """However runs scatter and whenever they end, the usual one is above nothing and within its prediction."""
+    menu, now_ns = cpu_menu(), 0
+    model = LatencyModel(menu)
+    for factor, gap_ns in runs:
+        now_ns += gap_ns
+        model.run_took(("small", 1), 1, round(10 * MS * factor), now_ns)
+        assert 0.0 < menu.usual_share <= 1.0

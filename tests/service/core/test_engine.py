@@ -459,3 +459,18 @@ def test_every_answer_has_every_class() -> None:
         assert max(answer.batch_size for answer in answers) > 1
 
     run_in_fake_time(scenario())
+
+
+def test_the_way_in_is_taken_to_last_as_long_as_the_way_out() -> None:
+    """An event loop that takes 3 ms to hand over answers has kept what comes in waiting as long, within its budget."""
+
+    async def scenario() -> None:
+        engine = build_engine(overhead_ms=3)
+        answer = await infer(engine, b"A", options(100))
+        assert answer.timings.total_ns == pytest.approx((3 + 1 + 50) * MS, rel=0.01)
+        # 1 ms to decode, 10 to run, and 3 each way.
+        await infer(build_engine(overhead_ms=3), b"A", options(17.1))
+        with pytest.raises(DeadlineExceeded):
+            await infer(build_engine(overhead_ms=3), b"A", options(16.9))
+
+    run_in_fake_time(scenario())

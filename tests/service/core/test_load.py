@@ -155,3 +155,31 @@ def test_another_menu_is_priced_at_once() -> None:
     before = estimator.price_per_core_ns(now_ns)
     estimator.adopt(Menu([choice("slow", 75.0, {1: 40})]))
     assert estimator.price_per_core_ns(now_ns) == pytest.approx(75 / (40 * MS)) != before
+
+
+def test_core_time_is_priced_at_what_runs_usually_take() -> None:
+    """Predicted twice as long as they usually are, runs cost as much a predicted nanosecond as at half the rate."""
+    usual, exact = LoadEstimator(cpu_menu(), 1), fed(45)[0]
+    usual.running(0, anything=True)
+    for step in range(1, 901):
+        usual.observe(500 * MS, round(step * NS_PER_S / 90))
+    usual.menu.rescale([1.0] * 3, usual_share=0.5)
+    slower = fed(90)[0]
+    prices = [estimator.price_per_core_ns(10 * NS_PER_S, 20 * MS) for estimator in (usual, exact, slower)]
+    assert 0.0 < prices[0] == pytest.approx(prices[1], rel=0.05)
+    assert prices[0] < prices[2]
+
+
+def test_what_decodes_take_of_runs_is_not_counted_twice() -> None:
+    """Runs that last half as long again beside decodes of 5 ms, half of the smallest run: that is where those went."""
+
+    def price(side_ms: float, scale: float, rate_per_s: float) -> float:
+        estimator, now_ns = fed(rate_per_s)
+        for _ in range(500):
+            estimator.observe_side_cost(round(side_ms * MS))
+        estimator.menu.rescale([scale] * 3)
+        return estimator.price_per_core_ns(now_ns, 20 * MS)
+
+    assert price(5, 1.5, 25) == price(0, 1.5, 25) > 0.0
+    assert price(5, 1.25, 25) > price(0, 1.25, 25), "half of a decode is not in that"
+    assert price(5, 1.0, 30) > price(0, 1.0, 30)
