@@ -17,7 +17,7 @@ _TURNS_READING_MAX = 2
 """Turns of the loop that reading a picture may take: it comes in so many pieces."""
 
 USUAL_NS = 5_000_000
-"""A turn of ordinary work: in the profile's overhead already, and not counted again."""
+"""A turn of ordinary work: in what answers take to be handed over, which `Engine.admit` counts for the way in too."""
 
 
 class LoopLag:
