@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.core.deadline_queue import DeadlineQueue
 from service.core.menu import Choice, Menu
@@ -138,21 +138,43 @@ class Admission:
         `price`: top-1 points a core-nanosecond is worth at the current load. `offered`: what arrives of late, as a
         share of what the workers carry at the cheapest choice.
         """
+        door = _door(policy, ready_ns, free_at_ns, price)
         run_ns = self._menu.fastest_ns(policy) + self.overhead_ns
         if ready_ns + run_ns > deadline_ns:
-            return Infeasible("no allowed variant can make the budget", run_ns)
-        free_ns = sorted([max(at_ns, ready_ns) for at_ns in free_at_ns])
-        door = _Door(
-            policy, ready_ns, free_ns, price if policy.variant is None and policy.min_accuracy is None else 0.0
-        )
+            return Infeasible("no allowed variant can make the budget", self._enough_ns(door, run_ns, price))
         counted = self._counted(door, deadline_ns, price)
-        if not 0 < self._waiting <= self._gone_through_max(counted, offered):
-            return counted
-        table = Timetable(self._menu, price=price, now_ns=now_ns, overhead_ns=self.overhead_ns, free_at_ns=free_at_ns)
-        waiting = self._all_waiting(now_ns)
-        if _keeps_all(table, waiting, Promised(deadline_ns, _NEWCOMER, ready_ns, policy)):
-            return None
-        return counted or self._too_many(door, deadline_ns, table, waiting)
+        if 0 < self._waiting <= self._gone_through_max(counted, offered):
+            table = Timetable(
+                self._menu, price=price, now_ns=now_ns, overhead_ns=self.overhead_ns, free_at_ns=free_at_ns
+            )
+            waiting = self._all_waiting(now_ns)
+            if _keeps_all(table, waiting, Promised(deadline_ns, _NEWCOMER, ready_ns, policy)):
+                return None
+            if counted is None:
+                return self._too_many(door, deadline_ns, table, waiting)
+        if counted is not None and counted.retry_after_ns is None:
+            return replace(counted, needed_ns=self._enough_ns(door, counted.needed_ns, price))
+        return counted
+
+    def enough_ns(self, policy: RoutingPolicy, *, ready_ns: int, free_at_ns: Sequence[int], price: float = 0.0) -> int:
+        """From being decoded at `ready_ns`, what a newcomer should have left to pass; the rest as for `judge`."""
+        door = _door(policy, ready_ns, free_at_ns, price)
+        return self._enough_ns(door, self._menu.fastest_ns(policy) + self.overhead_ns, price)
+
+    def _enough_ns(self, door: _Door, least_ns: int, price: float) -> int:
+        """From being decoded, what would be enough by count, at nobody's cost; at least `least_ns`.
+
+        Due no sooner than the last who would be late for it, and when those who are due before it are done.
+        """
+        deadline_ns = door.ready_ns + least_ns
+        _, last_late_due_ns = self._lateness(deadline_ns, door.free_ns, price)
+        deadline_ns = max(deadline_ns, last_late_due_ns)
+        for _ in range(_TRIES_MAX):
+            done_ns = self._done_ns(door, self.due_by(deadline_ns))
+            if done_ns <= deadline_ns:
+                return deadline_ns - door.ready_ns
+            deadline_ns = done_ns
+        return max(deadline_ns, self._done_ns(door, self._waiting)) - door.ready_ns
 
     def _gone_through_max(self, counted: Infeasible | None, offered: float) -> int:
         """How many may wait for each run to come to be gone through; fewer for a refusal to be taken back by that.
@@ -186,7 +208,7 @@ class Admission:
         done_ns = self._done_ns(door, self.due_by(deadline_ns))
         if done_ns > deadline_ns:
             return _behind_the_queue(done_ns - door.ready_ns, run_ns)
-        late_by_ns = self._worst_lateness_ns(deadline_ns, door.free_ns, price)
+        late_by_ns, _ = self._lateness(deadline_ns, door.free_ns, price)
         if late_by_ns > 0:
             return _at_others_cost(self._done_ns(door, self._waiting) - door.ready_ns, late_by_ns)
         return None
@@ -252,16 +274,18 @@ class Admission:
         """How much more core time requests take than the cheapest choice's, since some are pinned."""
         return max(1.0, (self._mean_cost_ns or 0.0) / self._menu.cheapest.core_ns_per_image)
 
-    def _worst_lateness_ns(self, deadline_ns: int, free_ns: Sequence[int], price: float) -> int:
+    def _lateness(self, deadline_ns: int, free_ns: Sequence[int], price: float) -> tuple[int, int]:
         """By how much the request behind the newcomer that is hit worst would be late; looks at spaced places.
+
+        And when the last of those is due who would be late; 0 if none would.
 
         The newcomer moves each of them on by one place, and the last of every batch into the next one. Only batches
         that pay are counted on: where nothing but a full one does, nobody has the short run of the few before it.
         """
         ahead, waiting = self.due_by(deadline_ns), self._waiting
         if ahead == waiting:
-            return 0
-        cheapest, workers, free_sum_ns, worst_ns = self._menu.cheapest, len(free_ns), sum(free_ns), 0
+            return 0, 0
+        cheapest, workers, free_sum_ns, worst_ns, last_ns = self._menu.cheapest, len(free_ns), sum(free_ns), 0, 0
         largest = cheapest.batch_sizes[-1]
         paying = _paying_size(cheapest, price) or largest
         batch_ns = cheapest.work_ns(largest) * self._dearer
@@ -271,8 +295,10 @@ class Admission:
             whole, place = divmod(at + 1, largest)
             start_ns = max(free_ns[0], int((free_sum_ns + whole * batch_ns) / workers))
             done_ns = start_ns + cheapest.latency_ns(max(place // workers + 1, paying))
-            worst_ns = max(worst_ns, done_ns + self.overhead_ns - due_ns)
-        return worst_ns
+            late_ns = done_ns + self.overhead_ns - due_ns
+            if late_ns > 0:
+                worst_ns, last_ns = max(worst_ns, late_ns), due_ns
+        return worst_ns, last_ns
 
     def _due_at(self, places: Sequence[int]) -> list[int]:
         """The deadlines at these places, rising from 0, of all who wait, queued or expected, earliest first."""
@@ -292,6 +318,12 @@ class Admission:
             due.append(expected[few] if few < len(expected) and expected[few] < of_queue else of_queue)
             before = at
         return due
+
+
+def _door(policy: RoutingPolicy, ready_ns: int, free_at_ns: Sequence[int], price: float) -> _Door:
+    """What is found by a newcomer with this `policy`; whoever is told what to take takes it at any price."""
+    free_ns = sorted([max(at_ns, ready_ns) for at_ns in free_at_ns])
+    return _Door(policy, ready_ns, free_ns, price if policy.variant is None and policy.min_accuracy is None else 0.0)
 
 
 def _keeps_all(table: Timetable, waiting: Sequence[Promised], newcomer: Promised) -> bool:

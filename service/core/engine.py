@@ -272,10 +272,8 @@ class Engine:
             async with asyncio.timeout(None if patient else (deadline_ns - started_ns) / NS_PER_S):
                 decoded = await self._decoder.decode(admitted.image, resolution, deadline_ns)
         except TimeoutError:
-            with self._lock:
-                run_ns = self._generation.menu.fastest_ns(policy)
             reason = "the budget ran out while the image was decoded"
-            raise too_late(reason, self._decode.cost_ns(header, ahead) + run_ns) from None
+            raise too_late(reason, self._enough_ns(policy, self._decode.cost_ns(header, ahead))) from None
         now_ns = self.now_ns()
         self._decode.took(header, ahead, now_ns - started_ns)
         if (error := self._no_longer_served(policy)) is not None:
@@ -372,11 +370,22 @@ class Engine:
         if settle.outcome is Outcome.NOT_SERVED and (error := self._no_longer_served(flight.options.policy)):
             return error
         assert settle.outcome is Outcome.DEADLINE_EXCEEDED, settle
-        generation = flight.generation or self._generation
+        return too_late("the budget ran out in the queue", self._would_do_ns(flight))
+
+    def _would_do_ns(self, flight: Flight) -> int:
+        """The budget that would have done; by the menu it was served from, where the one of now has nothing for it."""
+        policy, generation = flight.options.policy, flight.generation or self._generation
+        if self._generation.menu.allows(policy):
+            return self._enough_ns(policy, flight.decode_ns)
         with self._lock:
-            run_ns = generation.menu.fastest_ns(flight.options.policy)
-        alone_ns = flight.decode_ns + run_ns + generation.profile.overhead_ns
-        return too_late("the budget ran out in the queue", alone_ns)
+            return flight.decode_ns + generation.menu.fastest_ns(policy) + generation.profile.overhead_ns
+
+    def _enough_ns(self, policy: RoutingPolicy, decode_ns: int) -> int:
+        """The budget that would do now for a picture that takes `decode_ns` to decode, with the queue as it is."""
+        now_ns = self.now_ns()
+        with self._lock:
+            queued_ns = self._scheduler.enough_ns(policy, ready_ns=now_ns + decode_ns, now_ns=now_ns)
+            return self._scheduler.delivery_ns + decode_ns + queued_ns
 
     def _no_longer_served(self, policy: RoutingPolicy) -> PhiserveError | None:
         """What a request is told whose policy the menu does not allow, although the one at its door did."""

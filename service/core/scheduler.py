@@ -137,9 +137,7 @@ class Scheduler:
 
     def infeasible(self, deadline_ns: int, policy: RoutingPolicy, *, ready_ns: int, now_ns: int) -> Infeasible | None:
         """Why a request may not pass the door, or None; `ready_ns` is when it could be in the queue, decoded."""
-        free_at_ns = [now_ns] * len(self._idle)
-        for run in self._runs.values():
-            free_at_ns.extend([run.free_at_ns] * len(run.workers))
+        free_at_ns = self._free_at_ns(now_ns)
         price = self.price_per_core_ns(ready_ns)
         offered_core = self._planner.load.arrivals_per_ns(now_ns) * self._menu.cheapest.core_ns_per_image
 
@@ -162,6 +160,17 @@ class Scheduler:
             # Whoever is refused because of the load is part of it; else a full door would look like a quiet street.
             self._planner.load.observe(deadline_ns - ready_ns, ready_ns)
         return found
+
+    def enough_ns(self, policy: RoutingPolicy, *, ready_ns: int, now_ns: int) -> int:
+        """How long after `ready_ns`, when it is decoded, one that passes the door now should be due, to be in time."""
+        free_at_ns, price = self._free_at_ns(now_ns), self.price_per_core_ns(ready_ns)
+        return self._admission.enough_ns(policy, ready_ns=ready_ns, free_at_ns=free_at_ns, price=price)
+
+    def _free_at_ns(self, now_ns: int) -> list[int]:
+        free_at_ns = [now_ns] * len(self._idle)
+        for run in self._runs.values():
+            free_at_ns.extend([run.free_at_ns] * len(run.workers))
+        return free_at_ns
 
     def promised(self) -> list[RoutingPolicy]:
         """The policies of all who have passed the door and wait for a run."""

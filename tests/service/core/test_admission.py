@@ -60,6 +60,36 @@ def test_what_is_due_sooner_is_in_the_way() -> None:
     assert "queue ahead takes about 30.0 ms" in found.reason
 
 
+def test_a_budget_too_short_for_any_variant_is_told_of_the_queue_too() -> None:
+    """Its own run takes 10 ms, but would cost the one due in 35 ms its deadline: whoever is due after that one passes.
+
+    With the worker busy for 50 ms and nobody waiting, 60 ms will do.
+    """
+    found = judge(door(queued_ms=[15, 25, 35]), 5)
+    assert "no allowed variant" in found.reason
+    assert found.needed_ns == 40 * MS
+    assert judge(door(), 5, free_ms=(50,)).needed_ns == 60 * MS
+
+
+@given(
+    queued_ms=st.lists(st.floats(10, 500), max_size=40),
+    free_ms=st.lists(st.floats(0, 50), min_size=1, max_size=3),
+    budget_ms=st.floats(0.5, 300),
+    policy=st.sampled_from([ANY, RoutingPolicy(variant="medium")]),
+)
+def test_the_budget_that_a_refusal_names_is_let_in(
+    queued_ms: list[float], free_ms: list[float], budget_ms: float, policy: RoutingPolicy
+) -> None:
+    """Who comes back at once with what would have been enough passes the door, whatever waits."""
+    menu = cpu_menu()
+    menu.rescale([1.0, 1.0, 1.0], usual_share=0.7)  # judged by count: what the runs to come say is `_too_many`'s
+    admission = door(menu, queued_ms)
+    found = judge(admission, budget_ms, policy, free_ms=tuple(free_ms))
+    if found is not None and found.retry_after_ns is None:
+        assert found.needed_ns > budget_ms * MS
+        assert judge(admission, found.needed_ns / MS, policy, free_ms=tuple(free_ms)) is None
+
+
 def test_promises_are_kept() -> None:
     """A request that would make it, but push one already admitted past its deadline, is told to come back."""
     admission = door(queued_ms=[15, 35])

@@ -140,6 +140,41 @@ def test_a_queue_that_is_too_long_is_refused_at_the_door() -> None:
     run_in_fake_time(scenario())
 
 
+def test_an_impossible_budget_beside_others_names_one_that_works_then() -> None:
+    """While others wait, a budget below any run is refused with one that is answered if it is asked for at once."""
+
+    async def scenario() -> None:
+        engine = build_engine()
+        busy = [asyncio.create_task(infer(engine, b"A", options(100))) for _ in range(4)]
+        await asyncio.sleep(0.002)
+        with pytest.raises(DeadlineExceeded, match="no allowed variant") as caught:
+            await infer(engine, b"B", options(3))
+        named_ms = caught.value.smallest_feasible_budget_ns / MS
+        assert named_ms > 11, "the worker is busy with one of them"
+        answer = await infer(engine, b"B", options(named_ms))
+        assert answer.budget_met
+        await asyncio.gather(*busy)
+
+    run_in_fake_time(scenario())
+
+
+def test_a_budget_that_ran_out_in_the_queue_names_one_for_the_queue_as_it_is() -> None:
+    """Four more wait whose slack is spent when it is given up: a budget that an idle server makes is of no use."""
+
+    async def scenario() -> None:
+        engine = build_engine(workers=FakeWorkers(takes_ns=lambda plan: 40 * MS))
+        first = asyncio.create_task(infer(engine, b"A", options(14)))
+        await asyncio.sleep(0.002)
+        given_up = asyncio.create_task(infer(engine, b"B", options(30)))
+        others = [asyncio.create_task(infer(engine, b"C", options(65))) for _ in range(4)]
+        with pytest.raises(DeadlineExceeded, match="the budget ran out in the queue") as caught:
+            await given_up
+        assert caught.value.smallest_feasible_budget_ns > 45 * MS
+        await asyncio.gather(first, *others, return_exceptions=True)
+
+    run_in_fake_time(scenario())
+
+
 def test_decodes_no_larger_than_a_feasible_variant_needs() -> None:
     """The decoder is asked for the shorter side that the best still feasible variant's crop needs."""
 
