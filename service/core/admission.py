@@ -37,6 +37,7 @@ _GONE_THROUGH_MAX, _TAKEN_BACK_MAX, _CROWDED_MAX = 48, 16, 4
 _SPARE_BELOW = 1.0
 _MUCH_LESS = 0.85
 _TRIES_MAX = 2  # to name a budget that would do
+_NAMED_CLOSELY_MAX = 8  # waiting: beyond that the named one is for the end of the queue
 _NEWCOMER = 1 << 62  # as an id it comes after everybody who is due at the same time
 
 
@@ -138,10 +139,10 @@ class Admission:
         `price`: top-1 points a core-nanosecond is worth at the current load. `offered`: what arrives of late, as a
         share of what the workers carry at the cheapest choice.
         """
-        door = _door(policy, ready_ns, free_at_ns, price)
         run_ns = self._menu.fastest_ns(policy) + self.overhead_ns
+        door = _door(policy, ready_ns, free_at_ns, price)
         if ready_ns + run_ns > deadline_ns:
-            return Infeasible("no allowed variant can make the budget", self._enough_ns(door, run_ns, price))
+            return Infeasible("no allowed variant can make the budget", self._enough_ns(door, run_ns, price, offered))
         counted = self._counted(door, deadline_ns, price)
         if 0 < self._waiting <= self._gone_through_max(counted, offered):
             table = Timetable(
@@ -153,19 +154,31 @@ class Admission:
             if counted is None:
                 return self._too_many(door, deadline_ns, table, waiting)
         if counted is not None and counted.retry_after_ns is None:
-            return replace(counted, needed_ns=self._enough_ns(door, counted.needed_ns, price))
+            return replace(counted, needed_ns=self._enough_ns(door, counted.needed_ns, price, offered))
         return counted
 
-    def enough_ns(self, policy: RoutingPolicy, *, ready_ns: int, free_at_ns: Sequence[int], price: float = 0.0) -> int:
+    def enough_ns(
+        self,
+        policy: RoutingPolicy,
+        *,
+        ready_ns: int,
+        free_at_ns: Sequence[int],
+        price: float = 0.0,
+        offered: float = 0.0,
+    ) -> int:
         """From being decoded at `ready_ns`, what a newcomer should have left to pass; the rest as for `judge`."""
         door = _door(policy, ready_ns, free_at_ns, price)
-        return self._enough_ns(door, self._menu.fastest_ns(policy) + self.overhead_ns, price)
+        return self._enough_ns(door, self._menu.fastest_ns(policy) + self.overhead_ns, price, offered)
 
-    def _enough_ns(self, door: _Door, least_ns: int, price: float) -> int:
+    def _enough_ns(self, door: _Door, least_ns: int, price: float, offered: float) -> int:
         """From being decoded, what would be enough by count, at nobody's cost; at least `least_ns`.
 
-        Due no sooner than the last who would be late for it, and when those who are due before it are done.
+        Due no sooner than the last who would be late for it, and when those who are due before it are done. In a crowd,
+        or while more arrives than can be carried, when all are done, which takes no time to tell: whoever is refused
+        then is one of many, and of a core that is busy with refusals nobody has anything.
         """
+        if self._waiting > _NAMED_CLOSELY_MAX or offered >= _SPARE_BELOW:
+            return max(least_ns, self._all_done_ns(door) - door.ready_ns)
         deadline_ns = door.ready_ns + least_ns
         _, last_late_due_ns = self._lateness(deadline_ns, door.free_ns, price)
         deadline_ns = max(deadline_ns, last_late_due_ns)
@@ -175,6 +188,15 @@ class Admission:
                 return deadline_ns - door.ready_ns
             deadline_ns = done_ns
         return max(deadline_ns, self._done_ns(door, self._waiting)) - door.ready_ns
+
+    def _all_done_ns(self, door: _Door) -> int:
+        """When all who wait and a newcomer after them are done at the latest: reckoned in no time."""
+        threads, latency_ns = self._menu.fastest_by_width_for(door.policy)[0]
+        largest = self._menu.cheapest.batch_sizes[-1]
+        if largest > 1:
+            latency_ns = self._menu.cheapest_at(threads).latency_ns(largest)
+        free_ns = door.free_ns[min(threads, len(door.free_ns)) - 1]
+        return max(free_ns, self._start_ns(door.free_ns, self._waiting)) + latency_ns + self.overhead_ns
 
     def _gone_through_max(self, counted: Infeasible | None, offered: float) -> int:
         """How many may wait for each run to come to be gone through; fewer for a refusal to be taken back by that.

@@ -137,9 +137,8 @@ class Scheduler:
 
     def infeasible(self, deadline_ns: int, policy: RoutingPolicy, *, ready_ns: int, now_ns: int) -> Infeasible | None:
         """Why a request may not pass the door, or None; `ready_ns` is when it could be in the queue, decoded."""
-        free_at_ns = self._free_at_ns(now_ns)
+        free_at_ns, offered = self._free_at_ns(now_ns), self._offered(now_ns)
         price = self.price_per_core_ns(ready_ns)
-        offered_core = self._planner.load.arrivals_per_ns(now_ns) * self._menu.cheapest.core_ns_per_image
 
         def judge() -> Infeasible | None:
             return self._admission.judge(
@@ -149,7 +148,7 @@ class Scheduler:
                 ready_ns=ready_ns,
                 free_at_ns=free_at_ns,
                 price=price,
-                offered=offered_core / self._settings.workers,
+                offered=offered,
             )
 
         found = judge()
@@ -164,7 +163,14 @@ class Scheduler:
     def enough_ns(self, policy: RoutingPolicy, *, ready_ns: int, now_ns: int) -> int:
         """How long after `ready_ns`, when it is decoded, one that passes the door now should be due, to be in time."""
         free_at_ns, price = self._free_at_ns(now_ns), self.price_per_core_ns(ready_ns)
-        return self._admission.enough_ns(policy, ready_ns=ready_ns, free_at_ns=free_at_ns, price=price)
+        return self._admission.enough_ns(
+            policy, ready_ns=ready_ns, free_at_ns=free_at_ns, price=price, offered=self._offered(now_ns)
+        )
+
+    def _offered(self, now_ns: int) -> float:
+        """What arrives of late, as a share of what the workers carry at the cheapest choice."""
+        core = self._planner.load.arrivals_per_ns(now_ns) * self._menu.cheapest.core_ns_per_image
+        return core / self._settings.workers
 
     def _free_at_ns(self, now_ns: int) -> list[int]:
         free_at_ns = [now_ns] * len(self._idle)

@@ -30,6 +30,7 @@ def judge(
     *,
     free_ms: tuple[float, ...] = (0,),
     points_per_ms: float = 0.0,
+    offered: float = 0.0,
 ):
     return admission.judge(
         NOW_NS + round(budget_ms * MS),
@@ -38,6 +39,7 @@ def judge(
         ready_ns=NOW_NS,
         free_at_ns=[NOW_NS + round(ms * MS) for ms in free_ms],
         price=points_per_ms / MS,
+        offered=offered,
     )
 
 
@@ -71,23 +73,34 @@ def test_a_budget_too_short_for_any_variant_is_told_of_the_queue_too() -> None:
     assert judge(door(), 5, free_ms=(50,)).needed_ns == 60 * MS
 
 
+def test_a_crowd_is_told_of_the_end_of_the_queue() -> None:
+    """Nine wait: that they and the newcomer take 100 ms is known at once, and which of them it could overtake is not.
+
+    So it is for fewer while more arrives than can be carried.
+    """
+    assert judge(door(queued_ms=[400.0] * 8), 5).needed_ns == 10 * MS
+    assert judge(door(queued_ms=[400.0] * 9), 5).needed_ns == 100 * MS
+    assert judge(door(queued_ms=[400.0] * 8), 5, offered=1.0).needed_ns == 90 * MS
+
+
 @given(
     queued_ms=st.lists(st.floats(10, 500), max_size=40),
     free_ms=st.lists(st.floats(0, 50), min_size=1, max_size=3),
     budget_ms=st.floats(0.5, 300),
     policy=st.sampled_from([ANY, RoutingPolicy(variant="medium")]),
+    offered=st.sampled_from([0.5, 1.5]),
 )
 def test_the_budget_that_a_refusal_names_is_let_in(
-    queued_ms: list[float], free_ms: list[float], budget_ms: float, policy: RoutingPolicy
+    queued_ms: list[float], free_ms: list[float], budget_ms: float, policy: RoutingPolicy, offered: float
 ) -> None:
     """Who comes back at once with what would have been enough passes the door, whatever waits."""
     menu = cpu_menu()
     menu.rescale([1.0, 1.0, 1.0], usual_share=0.7)  # judged by count: what the runs to come say is `_too_many`'s
     admission = door(menu, queued_ms)
-    found = judge(admission, budget_ms, policy, free_ms=tuple(free_ms))
+    found = judge(admission, budget_ms, policy, free_ms=tuple(free_ms), offered=offered)
     if found is not None and found.retry_after_ns is None:
         assert found.needed_ns > budget_ms * MS
-        assert judge(admission, found.needed_ns / MS, policy, free_ms=tuple(free_ms)) is None
+        assert judge(admission, found.needed_ns / MS, policy, free_ms=tuple(free_ms), offered=offered) is None
 
 
 def test_promises_are_kept() -> None:
