@@ -177,7 +177,7 @@ class Admission:
         or while more arrives than can be carried, when all are done, which takes no time to tell: whoever is refused
         then is one of many, and of a core that is busy with refusals nobody has anything.
         """
-        if self._waiting > _NAMED_CLOSELY_MAX or offered >= _SPARE_BELOW:
+        if self._waiting > (_NAMED_CLOSELY_MAX if offered < _SPARE_BELOW else 0):
             return max(least_ns, self._all_done_ns(door) - door.ready_ns)
         deadline_ns = door.ready_ns + least_ns
         _, last_late_due_ns = self._lateness(deadline_ns, door.free_ns, price)

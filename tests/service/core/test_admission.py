@@ -81,6 +81,8 @@ def test_a_crowd_is_told_of_the_end_of_the_queue() -> None:
     assert judge(door(queued_ms=[400.0] * 8), 5).needed_ns == 10 * MS
     assert judge(door(queued_ms=[400.0] * 9), 5).needed_ns == 100 * MS
     assert judge(door(queued_ms=[400.0] * 8), 5, offered=1.0).needed_ns == 90 * MS
+    wide = Menu([choice("only", 75, {1: 10}), choice("only", 75, {1: 6}, threads=2)])
+    assert judge(door(wide), 5, free_ms=(0, 0), offered=1.0).needed_ns == 6 * MS, "nobody waits"
 
 
 @given(
