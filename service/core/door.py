@@ -99,6 +99,11 @@ class DecodeCost:
         usual = drift.median(now_ns)
         return int(self._expected_ns(header, ahead) * (drift.ratio(now_ns) if usual is None else usual))
 
+    def surely_ns(self, header: ImageHeader, ahead: float) -> int:
+        """The same, as nine of ten took at most: a budget that is named to a caller should do."""
+        ratio = self._drift_of(header).ratio(self._clock.now_ns())
+        return max(self.cost_ns(header, ahead), int(self._expected_ns(header, ahead) * ratio))
+
     def took(self, header: ImageHeader, ahead: float, took_ns: int) -> None:
         """Such a picture, with so much ahead of it when it came, took `took_ns`, and was finished just now."""
         self._drift_of(header).observe(self._expected_ns(header, ahead), took_ns, self._clock.now_ns())
@@ -185,7 +190,7 @@ class Door:
                 ready_ns = now_ns + self._decode.cost_ns(header, ahead)
                 infeasible = self._scheduler.infeasible(deadline_ns, policy, ready_ns=ready_ns, now_ns=now_ns)
             if infeasible is not None:
-                raise _refusal(infeasible, ready_ns - received_ns)
+                raise _refusal(infeasible, now_ns - received_ns + self._decode.surely_ns(header, ahead))
 
     def wait_ns(self, policy: RoutingPolicy, deadline_ns: int) -> int | None:
         """Until a variant is loaded that `policy` allows, and its run; None if one is.
