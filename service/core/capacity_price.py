@@ -29,7 +29,8 @@ _SHARES = (0.75, 0.5, 0.25)
 _SURELY = 1 + 1e-9  # more than what rounding takes away
 
 # Where requests also take the workers' cores outside their runs, a run on several cores waits for the one that is taken
-# away: above this utilisation, reckoned by what runs usually take, it takes longer than its profile says.
+# away: above this utilisation, reckoned by what runs usually take, it takes longer than its profile says. So wide runs
+# are usual only if they leave so much, and of the ways to serve by them only those count that do.
 _WIDE_UTILISATION_MAX = 0.42
 
 
@@ -72,22 +73,29 @@ class _Demand:
 
 
 def best_operation(
-    menu: Menu, budgets_ns: Sequence[int], *, workers: int, arrivals_per_ns: float, side_core_ns: float
+    menu: Menu,
+    budgets_ns: Sequence[int],
+    *,
+    workers: int,
+    arrivals_per_ns: float,
+    side_core_ns: float,
+    cores_shared: bool = False,
 ) -> Operation:
     """The width and the mix of two neighbouring prices that are worth most: accuracy earned minus accuracy lost.
 
     `budgets_ns`: a sample of recent budgets, sorted or not. `side_core_ns`: core time each request takes besides.
+    `cores_shared`: it takes some, though all of it may be in what runs are longer by.
     """
     if not budgets_ns or arrivals_per_ns <= 0.0:
         return IDLE
     demand = _Demand(sorted(budgets_ns), workers, arrivals_per_ns, side_core_ns)
     options = options_of(menu, workers)
     widths = [threads for threads, _ in menu.fastest_by_width if threads <= workers]
+    shared = cores_shared or side_core_ns > 0.0
     worth, best = -math.inf, IDLE
     for width in widths:
-        found_worth, found = _Search(options, demand, width).best(worth)
-        roomy = width == widths[0] or not side_core_ns or found.utilisation <= _WIDE_UTILISATION_MAX
-        if found_worth > worth and roomy:
+        found_worth, found = _Search(options, demand, width, wide=width > widths[0], cores_shared=shared).best(worth)
+        if found_worth > worth:
             worth, best = found_worth, found
     return best
 
@@ -95,8 +103,12 @@ def best_operation(
 class _Search:
     """For the best working point with runs of one width, among points at rising prices and mixes of neighbours."""
 
-    def __init__(self, options: Sequence[Option], demand: _Demand, width: int) -> None:
+    def __init__(
+        self, options: Sequence[Option], demand: _Demand, width: int, *, wide: bool, cores_shared: bool
+    ) -> None:
+        """`wide`: there are narrower runs as well. `cores_shared`: such runs need room."""
         self._demand = demand
+        self._utilisation_max = _WIDE_UTILISATION_MAX if wide and cores_shared else 1.0
         self._servers = demand.workers // width
         self._sample = sample_of(demand.budgets_ns, options, width)
         self._points = points_of(self._sample, demand.side_core_ns, demand.core_ns_max)
@@ -109,9 +121,11 @@ class _Search:
     def best(self, beyond: float) -> tuple[float, Operation]:
         """The best point or mix, and its worth: top-1 points a request, or minus the load of a flood.
 
-        One worth no more than `beyond` need not be the best.
+        One worth no more than `beyond` need not be the best. There is none where wide runs have no room.
         """
         utilisation, price = self._utilisations[-1], self._points[-1].price
+        if self._utilisation_max < min(1.0, utilisation):
+            return -math.inf, IDLE
         if utilisation >= 1.0:
             # Time is worth what the cheapest choice earns with it, and the width that is flooded least is best.
             return -utilisation, Operation(price, price, 1.0, self._sample.width)
@@ -132,11 +146,14 @@ class _Search:
         """
         for at, (before, point) in enumerate(zip([None, *self._points], self._points, strict=False)):
             utilisation = self._utilisations[at]
-            if utilisation >= 1.0 or (before and before.chosen == point.chosen):
+            if not self._has_room(utilisation) or (before and before.chosen == point.chosen):
                 continue
             yield self._most(at, at, point.accuracy, utilisation), at, at
             if before:
                 yield self._most(at - 1, at, before.accuracy, utilisation), at - 1, at
+
+    def _has_room(self, utilisation: float) -> bool:
+        return utilisation < 1.0 and utilisation <= self._utilisation_max
 
     def _most(self, at: int, after: int, accuracy: float, utilisation: float) -> float:
         """What mixes of two points, of at most this accuracy and at least this utilisation, are worth at most."""
@@ -151,7 +168,7 @@ class _Search:
         one, other = self._points[at], self._points[after]
         accuracy = _mean(one.accuracy, other.accuracy, share)
         utilisation = _mean(self._utilisations[at], self._utilisations[after], share)
-        if utilisation >= 1.0 or self._most(at, after, accuracy, utilisation) <= self._worth:
+        if not self._has_room(utilisation) or self._most(at, after, accuracy, utilisation) <= self._worth:
             return
         lost = lost_share(
             Mix(self._service(at), self._service(after), share),

@@ -143,6 +143,7 @@ class LoadEstimator:
             # In predicted core time, of which a part is really taken: so much less of it is asked for.
             arrivals_per_ns=per_ns * usual,
             side_core_ns=self._unseen_side_core_ns / usual,
+            cores_shared=self._side_core_ns > 0.0,
         )
         kept.stale_ns = now_ns + self.settings.refresh_ns
 

@@ -15,7 +15,7 @@ from service.core.menu import Menu
 from service.core.queueing_loss import poisson_tail
 from service.core.request import DEFAULT_POLICY
 
-WIDE_UTILISATION_MAX = 0.6
+WIDE_UTILISATION_MAX = 0.42
 
 
 class Option(NamedTuple):
@@ -39,7 +39,9 @@ def every_working_point(
 ) -> dict[Operation, float]:
     """What each is worth: top-1 points a request, or minus its load where all at its width are floods."""
     worth: dict[Operation, float] = {}
-    for width in sorted({choice.threads for choice in menu.choices if choice.threads <= workers}):
+    widths = sorted({choice.threads for choice in menu.choices if choice.threads <= workers})
+    for width in widths:
+        wide = width > widths[0]
         prices = _prices(menu, budgets_ns, width, workers)
         served = [_serve(menu, budgets_ns, width, workers, price) for price in prices]
         pairs = [((at, at), (1.0,)) for at in range(len(prices))]
@@ -54,18 +56,14 @@ def every_working_point(
                 utilisation = arrivals_per_ns * core_ns / workers
                 operation = Operation(prices[below], prices[above], min(1.0, utilisation), width)
                 accuracy = sum(run.share * run.option.accuracy for run in runs)
+                if wide and side_core_ns and utilisation > WIDE_UTILISATION_MAX:
+                    continue  # they would wait for cores that requests take besides
                 if utilisation < 1.0:
-                    worth[operation] = accuracy * (1.0 - _lost(runs, workers, width, utilisation, core_ns))
+                    blocked, queued = _lost(runs, workers, width, utilisation, core_ns)
+                    worth[operation] = accuracy * (1.0 - max(blocked, queued))
                 elif below == above == len(prices) - 1:
                     worth[operation] = -utilisation
-    return {found: value for found, value in worth.items() if _has_room(found.width, worth, side_core_ns)}
-
-
-def _has_room(width: int | None, worth: dict[Operation, float], side_core_ns: float) -> bool:
-    """Whether runs of this width are not so wide that they would wait for cores that requests take besides."""
-    best = max((found for found in worth if found.width == width), key=lambda found: worth[found])
-    narrow = min(found.width or 0 for found in worth)
-    return width == narrow or not side_core_ns or best.utilisation <= WIDE_UTILISATION_MAX
+    return worth
 
 
 def _options(menu: Menu, workers: int) -> Iterator[Option]:
@@ -108,9 +106,10 @@ def _serve(menu: Menu, budgets_ns: Sequence[int], width: int, workers: int, pric
     return served
 
 
-def _lost(runs: Sequence[Served], workers: int, width: int, utilisation: float, core_ns: float) -> float:
+def _lost(runs: Sequence[Served], workers: int, width: int, utilisation: float, core_ns: float) -> tuple[float, float]:
+    """What is lost to runs under way, and to a queue."""
     if not runs:
-        return 0.0
+        return 0.0, 0.0
     busy_ns = sum(run.share * run.option.run_ns for run in runs)
     servers = workers // width
     waits = utilisation ** (math.sqrt(2 * (servers + 1)) - 1)
@@ -125,4 +124,4 @@ def _lost(runs: Sequence[Served], workers: int, width: int, utilisation: float, 
         blocked += run.share * (waits * rest**servers if usual else rest * too_few)
         edf_share = max(0.005, utilisation**40)
         queued += run.share * edf_share * waits * math.exp(-decay * max(0.0, run.budget_ns - core_ns))
-    return max(blocked, queued)
+    return blocked, queued

@@ -64,10 +64,19 @@ def test_decoding_counts() -> None:
     assert operation(14, decode_ms=30).above > operation(14).above
 
 
+def usual(rate_per_s: float, budgets_ms: list[float], *, side_ms: float = 0, cores_shared: bool = False) -> Operation:
+    return best_operation(
+        two_width_menu(),
+        [round(budget * MS) for budget in budgets_ms],
+        workers=2,
+        arrivals_per_ns=rate_per_s / 1e9,
+        side_core_ns=round(side_ms * MS),
+        cores_shared=cores_shared,
+    )
+
+
 def width(rate_per_s: float, budgets_ms: list[float], *, side_ms: float = 0) -> int | None:
-    budgets_ns, side_ns = [round(budget * MS) for budget in budgets_ms], round(side_ms * MS)
-    menu = two_width_menu()
-    return best_operation(menu, budgets_ns, workers=2, arrivals_per_ns=rate_per_s / 1e9, side_core_ns=side_ns).width
+    return usual(rate_per_s, budgets_ms, side_ms=side_ms).width
 
 
 def test_wide_runs_where_short_budgets_need_an_idle_machine() -> None:
@@ -81,6 +90,13 @@ def test_wide_runs_need_room_where_decoding_takes_their_cores() -> None:
     assert width(110, budgets_ms) == 2
     assert width(110, budgets_ms, side_ms=2) == 1
     assert width(20, budgets_ms, side_ms=2) == 2
+
+
+def test_wide_runs_need_room_also_where_decoding_is_seen_as_longer_runs() -> None:
+    """Who decodes takes the cores from wide runs, reckoned beside them or as what they are longer by."""
+    budgets_ms = [7.0, 8.0, 9.0, 12.0, 100.0, 100.0]
+    assert usual(110, budgets_ms).width == 2
+    assert usual(110, budgets_ms, cores_shared=True).width == 1
 
 
 def test_narrow_runs_where_the_machine_must_carry_most() -> None:
