@@ -3,6 +3,10 @@
 Two causes, of which the larger counts. A run cannot be interrupted: whoever finds all servers busy
 waits for the first to end, and short budgets do not survive that, whatever the order of the queue. And a queue builds
 up as the load nears capacity. Pure functions; estimates for comparing ways to serve, not predictions.
+
+Of one server only the second counts: before each run the planner looks at who would be blocked by it (`outlook.py`),
+and takes a long one where that is nobody. Charged here as well, it would be paid for twice (decision 7). Of several
+servers that look sees only a part: it reckons with short runs on the others.
 """
 
 from __future__ import annotations
@@ -32,9 +36,10 @@ def lost_share(mix: Mix, *, requests: int, workers: int, width: int, utilisation
         return 0.0
     servers = workers // width
     waits = _waits(servers, utilisation)
-    lost = waits * sum([rest**servers for rest in mix.rests()])
-    if mix.one.unusual:
-        for threads, rests in mix.unusual_rests().items():
+    lost = 0.0
+    if servers > 1:
+        lost = waits * sum([rest**servers for rest in mix.rests()])
+        for threads, rests in mix.unusual_rests().items() if mix.one.unusual else ():
             lost += rests * poisson_tail(utilisation * workers, max(1, workers - threads + 1))
     waits *= max(_EDF_SHARE, utilisation**_EDF_EXPONENT)
     decay = workers * (1.0 - utilisation) / core_ns
@@ -50,7 +55,7 @@ def least_lost(rests: float, among: int, *, servers: int, utilisation: float) ->
 
     As many as are blocked if all have the same chance: the mean of powers is at least the power of the mean.
     """
-    return _waits(servers, utilisation) * among * (rests / among) ** servers if among else 0.0
+    return _waits(servers, utilisation) * among * (rests / among) ** servers if among and servers > 1 else 0.0
 
 
 def _waits(servers: int, utilisation: float) -> float:

@@ -178,3 +178,11 @@ def test_core_time_costs_what_runs_usually_take_of_it() -> None:
     report = simulate(planner_of(Recording, MACHINES["cpu-lite"][0](), 2), cell, traffic_of(cell))
     assert report.effective_accuracy > 75.7
     assert report.admitted_attainment > 0.995
+
+
+def test_a_run_on_all_cores_that_blocks_nobody_is_not_charged_for_blocking() -> None:
+    """In bursts at a tenth of capacity accuracy is kept back only before a run that blocks: it had 76.0 of these."""
+    cell = Cell("cpu-lite", "gamma cv2=4", 0.1, seed=43, requests=1500)
+    report = simulate(planner_of(Recording, MACHINES["cpu-lite"][0](), 2), cell, traffic_of(cell))
+    assert report.effective_accuracy > 76.4
+    assert report.admitted_attainment >= 0.999

@@ -60,7 +60,7 @@ def every_working_point(
                     continue  # they would wait for cores that requests take besides
                 if utilisation < 1.0:
                     blocked, queued = _lost(runs, workers, width, utilisation, core_ns)
-                    worth[operation] = accuracy * (1.0 - max(blocked, queued))
+                    worth[operation] = accuracy * (1.0 - (max(blocked, queued) if workers // width > 1 else queued))
                 elif below == above == len(prices) - 1:
                     worth[operation] = -utilisation
     return worth

@@ -49,7 +49,7 @@ def test_one_variant_alone_is_free_until_the_cores_are_full() -> None:
 
 def test_where_two_prices_serve_everybody_alike_the_lower_one_is_meant() -> None:
     """From the price on at which all take the cheapest variant nothing changes: not yet what it earns is the price."""
-    found = operation(60, [15 * MS, 15 * MS, 500 * MS, 500 * MS])
+    found = operation(150, [15 * MS, 15 * MS, 500 * MS, 500 * MS], workers=2)
     assert found.below == found.above
     assert found.above < 75 / (10 * MS)
 
@@ -97,6 +97,21 @@ def test_wide_runs_need_room_also_where_decoding_is_seen_as_longer_runs() -> Non
     budgets_ms = [7.0, 8.0, 9.0, 12.0, 100.0, 100.0]
     assert usual(110, budgets_ms).width == 2
     assert usual(110, budgets_ms, cores_shared=True).width == 1
+
+
+def test_wide_runs_take_what_they_have_room_for() -> None:
+    """They serve no worse than room requires: a cheaper way to serve by them is taken before narrow runs are."""
+    patient = [40.0, 60.0, 100.0, 400.0]
+    alone, beside = usual(30, [7.0, 8.0, *patient]), usual(30, [7.0, 8.0, *patient], cores_shared=True)
+    assert alone.width == beside.width == 2
+    assert alone.utilisation > 0.42 >= beside.utilisation
+    assert alone.above < beside.above
+
+
+def test_nobody_is_charged_for_whom_a_run_on_all_cores_might_block() -> None:
+    """Core time that nobody needs is free at light load: who is blocked is seen before each run."""
+    found = usual(20, [7.0, 8.0, 9.0, 12.0, 100.0, 400.0])
+    assert (found.below, found.above, found.width) == (0.0, 0.0, 2)
 
 
 def test_narrow_runs_where_the_machine_must_carry_most() -> None:
