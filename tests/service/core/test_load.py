@@ -6,7 +6,7 @@ import pytest
 
 from service.core.load import LoadEstimator, LoadSettings
 from service.core.menu import Menu
-from tests.fakes.menus import MS, choice, cpu_menu
+from tests.fakes.menus import MS, choice, cpu_menu, two_width_menu
 
 NS_PER_S = 1_000_000_000
 
@@ -183,3 +183,21 @@ def test_what_decodes_take_of_runs_is_not_counted_twice() -> None:
     assert price(5, 1.5, 25) == price(0, 1.5, 25) > 0.0
     assert price(5, 1.25, 25) > price(0, 1.25, 25), "half of a decode is not in that"
     assert price(5, 1.0, 30) > price(0, 1.0, 30)
+
+
+def test_wide_runs_leave_room_for_decodes_that_are_seen_as_longer_runs() -> None:
+    """Runs on both cores, half as long again by the decodes beside them, are not usual where those need the cores."""
+
+    def width(side_ms: float) -> int | None:
+        estimator = LoadEstimator(two_width_menu(), 2)
+        estimator.menu.rescale([1.5] * 4)
+        for _ in range(500):
+            estimator.observe_side_cost(round(side_ms * MS))
+        estimator.running(0, anything=True)
+        for step in range(1, 501):
+            estimator.observe((20 if step % 2 else 200) * MS, round(step * NS_PER_S / 60))
+        estimator.price_per_core_ns(500 * NS_PER_S // 60)
+        return estimator.width
+
+    assert width(0) == 2
+    assert width(2) == 1
