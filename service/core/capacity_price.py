@@ -92,9 +92,13 @@ def best_operation(
     options = options_of(menu, workers)
     widths = [threads for threads, _ in menu.fastest_by_width if threads <= workers]
     shared = cores_shared or side_core_ns > 0.0
+    batching = any(choice.batch_sizes[-1] > 1 for choice in menu.choices)
     worth, best = -math.inf, IDLE
     for width in widths:
-        found_worth, found = _Search(options, demand, width, wide=width > widths[0], cores_shared=shared).best(worth)
+        blocking = batching or workers // width > 1
+        utilisation_max = _WIDE_UTILISATION_MAX if shared and width > widths[0] else 1.0
+        search = _Search(options, demand, width, blocking=blocking, utilisation_max=utilisation_max)
+        found_worth, found = search.best(worth)
         if found_worth > worth:
             worth, best = found_worth, found
     return best
@@ -104,11 +108,12 @@ class _Search:
     """For the best working point with runs of one width, among points at rising prices and mixes of neighbours."""
 
     def __init__(
-        self, options: Sequence[Option], demand: _Demand, width: int, *, wide: bool, cores_shared: bool
+        self, options: Sequence[Option], demand: _Demand, width: int, *, blocking: bool, utilisation_max: float
     ) -> None:
-        """`wide`: there are narrower runs as well. `cores_shared`: such runs need room."""
+        """`blocking`: whether whom a run blocks is charged here. Of points above `utilisation_max` there are none."""
         self._demand = demand
-        self._utilisation_max = _WIDE_UTILISATION_MAX if wide and cores_shared else 1.0
+        self._blocking = blocking
+        self._utilisation_max = utilisation_max
         self._servers = demand.workers // width
         self._sample = sample_of(demand.budgets_ns, options, width)
         self._points = points_of(self._sample, demand.side_core_ns, demand.core_ns_max)
@@ -157,6 +162,8 @@ class _Search:
 
     def _most(self, at: int, after: int, accuracy: float, utilisation: float) -> float:
         """What mixes of two points, of at most this accuracy and at least this utilisation, are worth at most."""
+        if not self._blocking:
+            return accuracy * _SURELY
         sample = self._sample
         requests = len(sample.budgets_ns)
         rests = min(self._rests[at], self._rests[after])
@@ -177,6 +184,7 @@ class _Search:
             width=self._sample.width,
             utilisation=utilisation,
             core_ns=_mean(one.core_ns, other.core_ns, share),
+            blocking=self._blocking,
         )
         if accuracy * (1.0 - lost) > self._worth:
             self._worth, self._best = accuracy * (1.0 - lost), (at, after, share)

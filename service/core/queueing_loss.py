@@ -4,9 +4,10 @@ Two causes, of which the larger counts. A run cannot be interrupted: whoever fin
 waits for the first to end, and short budgets do not survive that, whatever the order of the queue. And a queue builds
 up as the load nears capacity. Pure functions; estimates for comparing ways to serve, not predictions.
 
-Of one server only the second counts: before each run the planner looks at who would be blocked by it (`outlook.py`),
-and takes a long one where that is nobody. Charged here as well, it would be paid for twice (decision 7). Of several
-servers that look sees only a part: it reckons with short runs on the others.
+The first may be left out. Before each run the planner looks at who would be blocked by it (`outlook.py`), and if a run
+takes all workers that is everybody who can be: charged in the price as well it would be paid for twice (decision 7).
+Of several servers that look sees only a part, since it reckons with short runs on the others; and where batches pay,
+a low price would give them up.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ _EDF_SHARE = 0.005
 _EDF_EXPONENT = 40
 
 
-def lost_share(mix: Mix, *, requests: int, workers: int, width: int, utilisation: float, core_ns: float) -> float:
+def lost_share(
+    mix: Mix, *, requests: int, workers: int, width: int, utilisation: float, core_ns: float, blocking: bool = True
+) -> float:
     """Share of a sample of so many `requests` that waits longer than its budgets allow, if served by this `mix`.
 
     `width`: cores of the usual run; the workers serve as `workers // width` servers. `core_ns`: mean core time of a
-    request. The rest of the run that is met is distributed as in renewal theory; `servers` of them end independently. A
-    request that needs another width than the usual waits until so many workers are free at once.
+    request. `blocking`: whether those count who meet a run that goes on for too long. The rest of the run that is met
+    is distributed as in renewal theory; `servers` of them end independently. A request that needs another width than
+    the usual waits until so many workers are free at once.
     """
     if utilisation >= 1.0:
         return 2.0 - 1.0 / utilisation
@@ -37,7 +41,7 @@ def lost_share(mix: Mix, *, requests: int, workers: int, width: int, utilisation
     servers = workers // width
     waits = _waits(servers, utilisation)
     lost = 0.0
-    if servers > 1:
+    if blocking:
         lost = waits * sum([rest**servers for rest in mix.rests()])
         for threads, rests in mix.unusual_rests().items() if mix.one.unusual else ():
             lost += rests * poisson_tail(utilisation * workers, max(1, workers - threads + 1))
@@ -55,7 +59,7 @@ def least_lost(rests: float, among: int, *, servers: int, utilisation: float) ->
 
     As many as are blocked if all have the same chance: the mean of powers is at least the power of the mean.
     """
-    return _waits(servers, utilisation) * among * (rests / among) ** servers if among and servers > 1 else 0.0
+    return _waits(servers, utilisation) * among * (rests / among) ** servers if among else 0.0
 
 
 def _waits(servers: int, utilisation: float) -> float:

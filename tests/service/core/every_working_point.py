@@ -40,6 +40,7 @@ def every_working_point(
     """What each is worth: top-1 points a request, or minus its load where all at its width are floods."""
     worth: dict[Operation, float] = {}
     widths = sorted({choice.threads for choice in menu.choices if choice.threads <= workers})
+    batching = any(choice.batch_sizes[-1] > 1 for choice in menu.choices)
     for width in widths:
         wide = width > widths[0]
         prices = _prices(menu, budgets_ns, width, workers)
@@ -60,7 +61,9 @@ def every_working_point(
                     continue  # they would wait for cores that requests take besides
                 if utilisation < 1.0:
                     blocked, queued = _lost(runs, workers, width, utilisation, core_ns)
-                    worth[operation] = accuracy * (1.0 - (max(blocked, queued) if workers // width > 1 else queued))
+                    worth[operation] = accuracy * (
+                        1.0 - (max(blocked, queued) if batching or workers // width > 1 else queued)
+                    )
                 elif below == above == len(prices) - 1:
                     worth[operation] = -utilisation
     return worth

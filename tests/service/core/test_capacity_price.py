@@ -114,6 +114,14 @@ def test_nobody_is_charged_for_whom_a_run_on_all_cores_might_block() -> None:
     assert (found.below, found.above, found.width) == (0.0, 0.0, 2)
 
 
+def test_whom_a_run_blocks_is_charged_where_batches_pay() -> None:
+    """There a price of nothing would have every request served by itself, at the most accurate variant it can get."""
+    budgets_ns = [round(budget * MS) for budget in (12, 15, 20, 40, 100, 400)]
+    found = best_operation(gpu_menu(), budgets_ns, workers=1, arrivals_per_ns=25 / 1e9, side_core_ns=0)
+    assert found.utilisation < 0.5
+    assert found.above > 0.0
+
+
 def test_narrow_runs_where_the_machine_must_carry_most() -> None:
     """Near the capacity of one run a core, runs on two cores would not keep up."""
     assert width(180, [7, 8, 9, 12, 100, 100]) == 1
