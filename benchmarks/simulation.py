@@ -46,10 +46,11 @@ from there on counts.
 What bounds the ratio where it is below its goal: the bound cuts runs up, so it serves every short budget in the middle
 of a long run. A worker finishes what it has started, and nobody knows when the next short budget comes. On `cpu-b` and
 `gpu-b` one budget in six and one in seven is shorter than two of the fastest runs. The clairvoyant schedule,
-which knows them all, closes 33 % of the distance to the bound on `cpu-lite`, 46 on `cpu-b`, 16 on `gpu-b` and 38 on
+which knows them all, closes 26 % of the distance to the bound on `cpu-lite`, 46 on `cpu-b`, 15 on `gpu-b` and 38 on
 `cpu-lite-8`, summed over the rows of each file: so much at least is knowledge of the future, and what else could be
 reached is not known. What was tried is in docs/decisions, 1, 2, 4, 7 and 18. Each file names its commit and its seed;
-no choice was made by these seeds but one: what holds in a burst (decision 4) was found on a cell of `cpu-b`.
+no choice was made by these seeds but one: that blocking stays in the price where batches pay (decision 7), by that of
+`gpu-b`.
 
 What bounds *admitted in time*: with exact runs, that the planner starts another run than the door went through, since
 the price of core time has changed meanwhile; with noise, that one run in twenty takes longer than was predicted, and
