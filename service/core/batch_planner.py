@@ -93,8 +93,7 @@ class BatchPlanner:
         self.settings = settings
         self.overhead_ns = settings.overhead_ns
         """What is planned with: the setting, until whoever owns this planner learns better."""
-        self._batch_size_max = max(choice.batch_sizes[-1] for choice in menu.choices)
-        self._batching = self._batch_size_max > 1
+        self._batching = menu.batch_size_max > 1
 
     def over(self, menu: Menu, overhead_ns: int) -> BatchPlanner:
         """A planner with another menu, which knows the load as this one does; this one must not be used any more."""
@@ -159,7 +158,7 @@ class BatchPlanner:
         """
         queue, width = situation.queue, self.load.width or 1
         few = width > 1 and len(queue) * width <= situation.idle + len(situation.free_at_ns)
-        in_turn_first = self._batching and queue.is_plain and len(queue) <= 2 * self._batch_size_max
+        in_turn_first = self._batching and queue.is_plain and len(queue) <= 2 * self.menu.batch_size_max
         if not self._batching or not queue.is_plain:
             candidates = self._of_the_head(situation)
         elif few or not in_turn_first:

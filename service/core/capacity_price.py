@@ -92,10 +92,9 @@ def best_operation(
     options = options_of(menu, workers)
     widths = [threads for threads, _ in menu.fastest_by_width if threads <= workers]
     shared = cores_shared or side_core_ns > 0.0
-    batching = any(choice.batch_sizes[-1] > 1 for choice in menu.choices)
     worth, best = -math.inf, IDLE
     for width in widths:
-        blocking = batching or workers // width > 1
+        blocking = menu.batch_size_max > 1 or workers // width > 1
         utilisation_max = _WIDE_UTILISATION_MAX if shared and width > widths[0] else 1.0
         search = _Search(options, demand, width, blocking=blocking, utilisation_max=utilisation_max)
         found_worth, found = search.best(worth)

@@ -127,6 +127,8 @@ class Menu:
             for choice in self.choices:
                 alone = [c.alone_ns * c.threads for c in self.choices if c.variant.name == choice.variant.name]
                 choice.keep_batches_below(min(alone))
+        self.batch_size_max = max(choice.batch_sizes[-1] for choice in self.choices)
+        """Images of the largest batch of any choice; 1 where batches do not pay."""
         self._known = frozenset(known)
         self.unloaded = frozenset(unloaded)
         self.cheapest = min(self.choices, key=_cost)

@@ -25,7 +25,7 @@ _EDF_EXPONENT = 40
 
 
 def lost_share(
-    mix: Mix, *, requests: int, workers: int, width: int, utilisation: float, core_ns: float, blocking: bool = True
+    mix: Mix, *, requests: int, workers: int, width: int, utilisation: float, core_ns: float, blocking: bool
 ) -> float:
     """Share of a sample of so many `requests` that waits longer than its budgets allow, if served by this `mix`.
 
